@@ -1,0 +1,70 @@
+# `make help` lists the targets. Two are enough to begin with: `make up` and `make test`.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+export GATEWAY_CONFIG ?= models/local.yaml
+
+.PHONY: help setup setup-dev fetch-models up down serve chat test test-all check fmt lint type imports lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.runtime ## the environment in .venv, from hash-locked requirements
+setup-dev: $(VENV)/.dev ## the same with everything that tests need
+
+$(VENV)/.runtime: requirements/runtime.lock scripts/setup.sh
+	@scripts/setup.sh "$(PYTHON)" $(VENV) requirements/runtime.lock
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock scripts/setup.sh
+	@scripts/setup.sh "$(PYTHON)" $(VENV) requirements/dev.lock
+	@touch $@ $(VENV)/.runtime
+
+fetch-models: setup ## the small models' weights, checked, in the user's cache
+	@$(PY) -m gateway.engine.weights prepare $(GATEWAY_CONFIG)
+
+up: setup fetch-models ## gateway and a real small model on http://127.0.0.1:8000; Ctrl-C stops both
+	@exec $(PY) -m gateway serve --hints
+
+down: ## stop a gateway that runs in the background
+	@scripts/down.sh
+
+serve: setup ## the gateway alone, from GATEWAY_CONFIG, GATEWAY_HOST, GATEWAY_PORT
+	@exec $(PY) -m gateway serve
+
+chat: setup ## talk to it in the terminal
+	@exec $(PY) examples/chat_cli.py
+
+test: setup-dev ## everything that needs nothing but Python
+	@GATEWAY_CONFIG= $(PY) -m pytest -q
+
+test-all: test ## the same and the lanes that need system parts
+	@echo "No lane needs a system part yet."
+
+check: setup-dev fmt-check lint type imports test ## what has to pass before a commit
+
+.PHONY: fmt-check
+fmt-check:
+	@$(VENV)/bin/ruff format --check -q .
+
+fmt: setup-dev ## format
+	@$(VENV)/bin/ruff format -q . && $(VENV)/bin/ruff check --fix -q .
+
+lint: setup-dev ## ruff
+	@$(VENV)/bin/ruff check -q .
+
+type: setup-dev ## mypy --strict
+	@$(VENV)/bin/mypy
+
+imports: setup-dev ## the layers, as executable contracts
+	@PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
+
+lock: setup-dev ## resolve pyproject.toml into requirements/*.lock
+	@scripts/lock.sh $(VENV)
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .run

@@ -1,0 +1,150 @@
+"""Request bodies: bytes to a validated model in one step, and what was wrong in words.
+
+``BodyRoute`` replaces FastAPI's own parsing, which decodes JSON to Python objects and then validates
+those, and says of a wrong content type only that the input is no dictionary. The OpenAPI page stays,
+since FastAPI still sees the signature.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+
+from gateway.errors import InvalidJson, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from gateway.fields import did_you_mean, names_at
+from gateway.parameters import HINTS, Parameters
+
+Body = TypeVar("Body", bound=BaseModel)
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class BodyRoute(APIRoute):
+    """A route whose endpoint takes ``(request)``, ``(request, body: Model)`` or ``body: Model | None``."""
+
+    def get_route_handler(self) -> Handler:
+        endpoint: Callable[..., Awaitable[Response]] = self.endpoint
+        hint = get_type_hints(endpoint).get("body")
+        if hint is None:
+            return _without_body(endpoint)
+        models = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
+        return _with_body(endpoint, models[0], optional=NoneType in get_args(hint))
+
+
+def _without_body(endpoint: Callable[..., Awaitable[Response]]) -> Handler:
+    async def handle(request: Request) -> Response:
+        return await endpoint(request)
+
+    return handle
+
+
+def _with_body(
+    endpoint: Callable[..., Awaitable[Response]], body_type: type[BaseModel], *, optional: bool
+) -> Handler:
+    async def handle(request: Request) -> Response:
+        raw = await read_body(request, request.app.state.services.settings.max_body_bytes)
+        if optional and not raw:
+            return await endpoint(request, body=None)
+        _check_content_type(request.headers.get("content-type"))
+        return await endpoint(request, body=parse(raw, body_type))
+
+    return handle
+
+
+def _check_content_type(value: str | None) -> None:
+    kind = (value or "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        got = f"`{value}`" if value else "none"
+        hint = "Send the header `Content-Type: application/json`."
+        raise UnsupportedMediaType(f"The body must be JSON, but its content type is {got}.", hint=hint)
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as it is known to be over the limit."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The body is larger than the limit of {limit_bytes:,} bytes.",
+        hint="Send less, or have the operator raise GATEWAY_MAX_BODY_BYTES.",
+    )
+
+
+def parse(raw: bytes, body_type: type[Body]) -> Body:
+    """Validate bytes. Raises InvalidJson, or InvalidRequest naming the first wrong field and its rule."""
+    try:
+        return body_type.model_validate_json(raw)
+    except ValidationError as error:
+        raise _explained(error, raw, body_type) from None
+
+
+def _explained(error: ValidationError, raw: bytes, body_type: type[BaseModel]) -> InvalidRequest:
+    details = error.errors(include_url=False)
+    first = details[0]
+    if first["type"] == "json_invalid":
+        return InvalidJson(
+            f"The body is not JSON: {_json_reason(raw, first)}.", hint="Check quotes and commas."
+        )
+    field = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    sentences = [_sentence(detail, body_type) for detail in details[:5]]
+    if len(details) > len(sentences):
+        sentences.append(f"And {len(details) - len(sentences)} more.")
+    return InvalidRequest(" ".join(sentences), field=field or None, hint=_hint(first))
+
+
+def _json_reason(raw: bytes, detail: Mapping[str, Any]) -> str:
+    if not raw.strip():
+        return "it is empty"
+    try:
+        json.loads(raw)
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    except json.JSONDecodeError as error:
+        return f"{error.msg} at line {error.lineno}, column {error.colno}"
+    return str(detail.get("ctx", {}).get("error", "it cannot be read"))
+
+
+def _sentence(detail: Mapping[str, Any], body_type: type[BaseModel]) -> str:
+    loc = [part for part in detail["loc"] if part != "[key]"]
+    path = ".".join(map(str, loc)) or "the body"
+    if detail["type"] == "extra_forbidden":
+        names = names_at(body_type, loc[:-1])
+        guess = did_you_mean(str(loc[-1]), names)
+        return f"{path} does not exist here{guess}; there are: {', '.join(names)}."
+    if detail["type"] == "missing":
+        return f"{path} is required."
+    if detail["type"] == "value_error":
+        return f"{path}: {detail['ctx']['error']}."
+    return f"{path} must be {_rule(loc, detail)}, not {_short(detail['input'])}."
+
+
+def _rule(loc: list[Any], detail: Mapping[str, Any]) -> str:
+    if len(loc) == 2 and loc[0] == "parameters" and loc[1] in Parameters.model_fields:
+        return Parameters.model_fields[loc[1]].description or "valid"
+    message = str(detail["msg"]).removeprefix("Input should be ").removeprefix("Value should be ")
+    return {"String should have at least 1 character": "a non-empty string"}.get(message, message)
+
+
+def _hint(detail: Mapping[str, Any]) -> str | None:
+    return HINTS.get(str(detail["loc"][-1])) if detail["loc"] else None
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."

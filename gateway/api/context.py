@@ -1,0 +1,148 @@
+"""What every HTTP request has: an id, a start, a log line at its end, and errors in one envelope."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import GatewayError, InternalError
+from gateway.metrics import Metrics
+
+logger = logging.getLogger("gateway.access")
+
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
+
+def request_id_of(request: Request) -> str:
+    """The id that stands in the answer, in errors and in the log."""
+    return str(request.state.request_id)
+
+
+def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
+    """The native error envelope, without empty fields."""
+    fields = {
+        "type": error.type,
+        "status": error.status,
+        "message": error.message,
+        "field": error.field,
+        "hint": error.hint,
+        "retry_after_s": None if error.retry_after_s is None else round(error.retry_after_s, 1),
+        "request_id": request_id,
+    }
+    return {"error": {name: value for name, value in fields.items() if value is not None}}
+
+
+def error_response(error: GatewayError, request_id: str) -> Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        # Whole seconds by RFC 9110, rounded up: a client that comes earlier would be refused again.
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    return json_response(error_body(error, request_id), status=error.status, headers=headers)
+
+
+def json_response(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(body, fallback=_plain), status, headers, media_type="application/json")
+
+
+def _plain(value: object) -> object:
+    """Read-only mappings are what the serialiser does not know."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+class RequestContext:
+    """Outermost middleware. Gives each request its id, and turns every error into an answer."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        try:
+            with self._metrics.open("gateway_http_requests_open"):
+                await self._answer(exchange, scope, receive)
+        finally:
+            route = _route_of(scope)
+            self._metrics.count("gateway_http_requests_total", route=route, status=str(exchange.status))
+            exchange.log(route)
+
+    async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
+        try:
+            await self._app(scope, receive, exchange.send)
+        except GatewayError as error:
+            if exchange.status:
+                raise
+            await error_response(error, exchange.request_id)(scope, receive, exchange.send)
+        except Exception:
+            # The last resort for our own faults: the client gets an envelope, the log the rest.
+            logger.exception("internal error", extra={"request_id": exchange.request_id})
+            if exchange.status:
+                raise
+            fault = InternalError(
+                "Something went wrong inside the gateway.", hint="The log has more under this request id."
+            )
+            await error_response(fault, exchange.request_id)(scope, receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its answer, as the log and the metrics see them."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.request_id = _incoming_id(scope) or secrets.token_hex(8)
+        self.status = 0
+        self._scope = scope
+        self._send = send
+        self._started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        state["request_id"] = self.request_id
+        state["started"] = self._started
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    def log(self, route: str) -> None:
+        state = self._scope["state"]
+        logger.info(
+            "%s %s %s",
+            self._scope["method"],
+            self._scope["path"],
+            self.status or "left",
+            extra={
+                "request_id": self.request_id,
+                "route": route,
+                "status": self.status,
+                "ms": round(1000 * (time.perf_counter() - self._started), 1),
+                **state.get("log", {}),
+            },
+        )
+
+
+def _incoming_id(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value.decode("ascii"))
+    return None
+
+
+def _route_of(scope: Scope) -> str:
+    """The route's pattern, so that the label stays bounded; ``none`` where nothing matched."""
+    return getattr(scope.get("route"), "path", None) or "none"

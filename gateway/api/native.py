@@ -1,0 +1,276 @@
+"""The native dialect: /v1/generate and what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Literal
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import to_json
+
+from gateway.api.context import error_body, json_response, request_id_of
+from gateway.api.services import services_of
+from gateway.api.streams import EventStream, until_left
+from gateway.errors import GatewayError, InvalidRequest
+from gateway.generation import Answer, Generation, GenerationRequest, Receipt, Waiting
+from gateway.parameters import Parameters
+from gateway.schemas import Language, Message, Role, Token
+from gateway.wire.sse import encode_comment, encode_event
+
+MAX_MESSAGES = 1000
+
+
+class MessageBody(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Role = Field(description="system, user or assistant")
+    content: str = Field(description="what was said")
+
+
+class PromptBody(BaseModel):
+    """What a prompt is made of."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model_id: str | None = Field(
+        None, min_length=1, description="model or alias; left out: the default model"
+    )
+    inputs: str | None = Field(None, min_length=1, description="the text; instead of messages")
+    messages: tuple[MessageBody, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        strict=False,
+        description="a conversation; instead of inputs",
+    )
+    scenario: str | None = Field(
+        None, description="qa, summary, rewrite, general (default), raw, or your own"
+    )
+    language: Language | None = Field(None, description="language of the scenario; left out: that of inputs")
+    parameters: Parameters = Field(Parameters(), description="generation parameters: TGI's names and rules")
+    allow_special_tokens: bool = Field(False, description="let inputs contain the model's special tokens")
+    template_args: dict[str, str] = Field({}, description="arguments of the model's template: date_string")
+    continue_final_message: bool = Field(False, description="let the model go on with the last message")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, body: Any) -> Any:
+        if isinstance(body, dict):
+            return {name: value for name, value in body.items() if value is not None}
+        return body
+
+
+class GenerateBody(PromptBody):
+    """A request to generate."""
+
+    stream: bool = Field(False, description="send tokens as server-sent events")
+    events: bool = Field(False, description="in a stream: say as typed events how a wait goes")
+    wait_s: float | None = Field(
+        None, gt=0, description="wait at most this many seconds for a turn, then 503"
+    )
+
+
+class RenderBody(GenerateBody):
+    """A request to see the prompt. Takes all that /v1/generate takes."""
+
+    add_generation_prompt: bool = Field(True, description="end with the beginning of the model's own turn")
+
+
+class Usage(BaseModel):
+    """Token counts; null where the engine does not say."""
+
+    prompt_tokens: int | None
+    completion_tokens: int
+    total_tokens: int | None
+
+
+class ReceiptBody(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    queue_ms: float
+    load_ms: float
+    prefill_ms: float
+    decode_ms: float
+    gateway_ms: float
+    total_ms: float
+
+
+class GenerateAnswer(BaseModel):
+    """A whole answer; also the last event of a stream."""
+
+    model_id: str
+    generated_text: str
+    finish_reason: Literal["length", "eos_token", "stop_sequence"]
+    usage: Usage
+    receipt: ReceiptBody
+    request_id: str
+    seed: int | None = None
+    details: dict[str, Any] | None = None
+
+
+class RenderAnswer(BaseModel):
+    """The prompt exactly as the engine would get it."""
+
+    model_id: str
+    prompt: str
+    stop: list[str]
+    token_count: int | None
+
+
+async def generate(request: Request, body: GenerateBody) -> Response:
+    """Generate text: in one piece, or with `"stream": true` as server-sent events.
+
+    Events are `token`, then one `done` with the whole answer, or `error`. While the model has to be
+    brought in, comments say so; with `"events": true` also `queued`, `draining`, `loading`, `ready`.
+    """
+    asked = _asked(request, body)
+    line = services_of(request).generations
+    if not body.stream:
+        answer = await until_left(request, line.complete(asked))
+        request.state.log = {"model": answer.model_id, "tokens": answer.completion_tokens}
+        return json_response(_answer_body(answer, request), headers=receipt_headers(answer))
+    generation = await until_left(request, line.start(asked))
+    request.state.log = {"model": generation.spec.id}
+    return EventStream(_events(generation, body, request), {"x-gateway-model": generation.spec.id})
+
+
+async def render_prompt(request: Request, body: RenderBody) -> Response:
+    """The prompt exactly as it would be sent, with its token count when the engine can count."""
+    services = services_of(request)
+    prepared = services.generations.prepare(_asked(request, body))
+    count = await services.generations.count_tokens(prepared.spec, prepared.prompt.text)
+    return json_response(
+        {
+            "model_id": prepared.spec.id,
+            "prompt": prepared.prompt.text,
+            "stop": list(prepared.prompt.stop),
+            "token_count": count,
+        }
+    )
+
+
+async def scenarios(request: Request) -> Response:
+    """All scenarios: the built-in ones and those of the registry."""
+    rows: list[dict[str, object]] = [
+        {
+            "id": name,
+            "description": scenario.description,
+            "languages": list(scenario.languages),
+            "system": scenario.system,
+            "user": scenario.user,
+            "parameters": scenario.parameters,
+        }
+        for name, scenario in services_of(request).scenarios.items()
+    ]
+    return json_response({"object": "list", "data": rows})
+
+
+def receipt_headers(answer: Answer) -> dict[str, str]:
+    """The receipt as response headers: ``x-gateway-queue-ms`` and so on."""
+    headers = {f"x-gateway-{name.replace('_', '-')}": str(value) for name, value in _receipt(answer.receipt)}
+    return {"x-gateway-model": answer.model_id, **headers}
+
+
+def _receipt(receipt: Receipt) -> list[tuple[str, float]]:
+    return [(name, getattr(receipt, name)) for name in ReceiptBody.model_fields]
+
+
+def _asked(request: Request, body: PromptBody) -> GenerationRequest:
+    if (body.inputs is None) == (body.messages is None):
+        what = "are both missing" if body.inputs is None else "exclude each other"
+        raise InvalidRequest(f"inputs and messages {what}.", field="inputs", hint="Send exactly one of them.")
+    if body.messages is not None and body.scenario not in (None, "general"):
+        raise InvalidRequest(
+            f"The scenario {body.scenario} wraps inputs, and messages have none.",
+            field="scenario",
+            hint="Send inputs, or leave the scenario out.",
+        )
+    turns = body.messages
+    messages = None if turns is None else tuple(Message(turn.role, turn.content) for turn in turns)
+    return GenerationRequest(
+        model=body.model_id,
+        inputs=body.inputs,
+        messages=messages,
+        parameters=body.parameters.model_dump(exclude_none=True),
+        started=request.state.started,
+        scenario=body.scenario,
+        language=body.language,
+        allow_special_tokens=body.allow_special_tokens,
+        template_args=body.template_args,
+        add_generation_prompt=getattr(body, "add_generation_prompt", True),
+        continue_final_message=body.continue_final_message,
+        stream=getattr(body, "stream", False),
+        wait_s=getattr(body, "wait_s", None),
+    )
+
+
+def _answer_body(answer: Answer, request: Request) -> dict[str, Any]:
+    prompt, completion = answer.prompt_tokens, answer.completion_tokens
+    body: dict[str, Any] = {
+        "model_id": answer.model_id,
+        "generated_text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": None if prompt is None else prompt + completion,
+        },
+        "receipt": dict(_receipt(answer.receipt)),
+        "request_id": request_id_of(request),
+    }
+    if answer.seed is not None:
+        body["seed"] = answer.seed
+    if answer.details is not None:
+        body["details"] = dict(answer.details)
+    return body
+
+
+async def _events(generation: Generation, body: GenerateBody, request: Request) -> AsyncGenerator[bytes]:
+    """The body of a stream. From here on an error is one event, and the end."""
+    index = 0
+    waited = generation.waits
+    try:
+        async with aclosing(generation.events()) as events:
+            async for event in events:
+                if isinstance(event, Waiting):
+                    yield _waiting(event, body.events)
+                    continue
+                if waited and body.events:
+                    yield encode_event("ready", to_json({"model_id": generation.spec.id}))
+                waited = False
+                if isinstance(event, Answer):
+                    yield encode_event("done", to_json(_answer_body(event, request)))
+                elif not event.special:
+                    index += 1
+                    yield _token(index, event)
+    except GatewayError as error:
+        yield encode_event("error", to_json(error_body(error, request_id_of(request))))
+    finally:
+        await generation.aclose()
+
+
+def _token(index: int, token: Token) -> bytes:
+    data = {"index": index, "id": token.id, "text": token.text, "logprob": token.logprob}
+    return encode_event("token", to_json(data))
+
+
+def _waiting(waiting: Waiting, typed: bool) -> bytes:
+    outlook, progress = waiting.outlook, waiting.progress
+    eta = "" if outlook.eta_s is None else f", about {outlook.eta_s:.0f} s left"
+    step = f" ({progress.phase})" if progress else ""
+    comment = encode_comment(f"{outlook.phase} {waiting.model_id}{step}, position {outlook.position}{eta}")
+    if not typed:
+        return comment
+    data = {
+        "model_id": waiting.model_id,
+        "position": outlook.position,
+        "phase": progress.phase if progress else None,
+        "progress": progress.fraction if progress else None,
+        "eta_s": outlook.eta_s,
+        "waited_s": round(waiting.waited_s, 3),
+    }
+    return comment + encode_event(outlook.phase, to_json(data))

@@ -1,0 +1,138 @@
+"""For operators and for load balancers: models and their states, health, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+
+from gateway.api.context import json_response
+from gateway.api.services import Services, services_of
+from gateway.api.streams import EventStream
+from gateway.config import ModelSpec
+from gateway.errors import InvalidRequest
+from gateway.wire.sse import encode_comment, encode_event
+
+
+class UnloadBody(BaseModel):
+    """How to unload."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    force: bool = Field(False, description="do not wait for running answers: they break off")
+
+
+async def health(request: Request) -> Response:
+    """The process lives. Says nothing about models."""
+    return json_response({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """200 when at least one model can answer, be it after coming in; 503 otherwise."""
+    services = services_of(request)
+    states = {spec.id: services.manager.view(spec.id).state.value for spec in services.registry.models}
+    can_answer = services.manager.any_ready()
+    return json_response({"ready": can_answer, "models": states}, status=200 if can_answer else 503)
+
+
+async def metrics(request: Request) -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(services_of(request).metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+
+async def models(request: Request) -> Response:
+    """All models, in OpenAI's list shape, with our fields inside each entry."""
+    services = services_of(request)
+    return json_response(
+        {"object": "list", "data": [_model(services, spec) for spec in services.registry.models]}
+    )
+
+
+async def model(request: Request) -> Response:
+    """One model, by id or alias."""
+    services = services_of(request)
+    return json_response(_model(services, _spec(request)))
+
+
+async def load(request: Request) -> Response:
+    """Bring a model in. Answers at once; the state is under /v1/models/{id}."""
+    services, spec = services_of(request), _spec(request)
+    _must_be_managed(spec)
+    services.manager.load(spec.id)
+    return _accepted(services, spec)
+
+
+async def unload(request: Request, body: UnloadBody | None = None) -> Response:
+    """Send a model away once its running answers are complete, or at once with `"force": true`."""
+    services, spec = services_of(request), _spec(request)
+    _must_be_managed(spec)
+    services.manager.unload(spec.id, force=body is not None and body.force)
+    return _accepted(services, spec)
+
+
+async def events(request: Request) -> Response:
+    """Every transition of every model, as server-sent events `model`."""
+    services = services_of(request)
+    return EventStream(_transitions(services), {})
+
+
+def _spec(request: Request) -> ModelSpec:
+    return services_of(request).generations.spec(str(request.path_params["model_id"]))
+
+
+def _must_be_managed(spec: ModelSpec) -> None:
+    if not spec.managed:
+        raise InvalidRequest(
+            f"{spec.id} is run by somebody else: the gateway cannot load or unload it.",
+            field="model_id",
+            hint="Give it a `supervisor` or a `command` in the registry.",
+        )
+
+
+def _accepted(services: Services, spec: ModelSpec) -> Response:
+    location = f"/v1/models/{spec.id}"
+    return json_response(_model(services, spec), status=202, headers={"location": location})
+
+
+def _model(services: Services, spec: ModelSpec) -> dict[str, Any]:
+    view, entry = services.manager.view(spec.id), services.manager.entry(spec.id)
+    aliases = [name for name, target in services.registry.names().items() if target == spec.id != name]
+    row: dict[str, Any] = {
+        "id": spec.id,
+        "object": "model",
+        "created": int(entry.created_at),
+        "owned_by": "unified-llm-gateway",
+        "name": spec.title,
+        "family": spec.family,
+        "engine": spec.engine,
+        "languages": list(spec.languages),
+        "aliases": aliases,
+        "default": spec.id == services.registry.default(),
+        "state": view.state.value,
+        "since": round(entry.changed_at, 3),
+        "waiting": view.waiting,
+        "in_flight": view.in_flight,
+        "last_load_s": None if view.last_start_s is None else round(view.last_start_s, 3),
+        "memory_bytes": view.footprint_bytes if spec.managed else None,
+        "limits": spec.limits.model_dump(),
+    }
+    if view.reason:
+        row["reason"] = view.reason
+    if entry.progress is not None:
+        row["progress"] = {"phase": entry.progress.phase, "fraction": entry.progress.fraction}
+    return row
+
+
+async def _transitions(services: Services) -> AsyncGenerator[bytes]:
+    for spec in services.registry.models:
+        view = services.manager.view(spec.id)
+        now = {"model_id": spec.id, "state": view.state.value, "at": round(time.time(), 3)}
+        yield encode_event("model", to_json(now))
+    async with aclosing(services.manager.events.listen(services.settings.heartbeat_s)) as heard:
+        async for event in heard:
+            yield encode_comment("") if event is None else encode_event("model", to_json(event))

@@ -1,0 +1,83 @@
+"""Answers that take their time, and clients that leave before the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+Result = TypeVar("Result")
+
+SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",  # nginx would hold the tokens back
+}
+
+
+class ClientLeft(Exception):
+    """The client closed its connection. Nobody is there to read an answer."""
+
+
+async def until_left(request: Request, work: Awaitable[Result]) -> Result:
+    """Await ``work``; when the client leaves first, cancel it and raise ClientLeft.
+
+    The server tells a running handler of a lost connection only through ``receive``.
+    """
+    with _cancelled_when_left(request.receive) as left:
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if left.is_set():
+                raise ClientLeft from None
+            raise
+
+
+class EventStream(Response):
+    """Streams chunks as they come. Closes the source at once when the client leaves, and always."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes], headers: Mapping[str, str]) -> None:
+        super().__init__(headers={**SSE_HEADERS, **headers})
+        self._chunks = chunks
+        # Response() counted the bytes of an empty body.
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._chunks):
+            with _cancelled_when_left(receive) as left:
+                try:
+                    await self._send(send)
+                except asyncio.CancelledError:
+                    if not left.is_set():
+                        raise
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self._chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@contextmanager
+def _cancelled_when_left(receive: Receive) -> Iterator[asyncio.Event]:
+    """Cancel the block when the client's connection is lost; the event says that this was the reason."""
+    left = asyncio.Event()
+    block = asyncio.current_task()
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+        if block is not None:
+            block.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield left
+    finally:
+        watcher.cancel()

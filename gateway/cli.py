@@ -1,0 +1,170 @@
+"""The command line of the gateway: ``python -m gateway serve`` and what an operator needs around it."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from pydantic import ValidationError
+
+from gateway import __version__, registry
+from gateway.auth import OpenDoorError
+from gateway.config import Registry, Settings
+from gateway.logs import configure_logging
+from gateway.main import create_app
+from gateway.templates import FAMILIES, SPELLINGS
+from gateway.upstream import ENGINES
+
+OK, FAILED, USAGE = 0, 1, 2
+BACKLOG = 2048
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (registry.RegistryError, OpenDoorError, _SettingsError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return FAILED
+
+
+def load_registry(path: Path) -> Registry:
+    """Read a registry file against what this program knows. Raises RegistryError."""
+    return registry.load(path, families=[*FAMILIES, *SPELLINGS], engines=[*ENGINES])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway",
+        description="One API in front of all your models on one GPU that cannot hold them all.",
+        epilog="Settings come from the environment (GATEWAY_HOST, GATEWAY_CONFIG, …): see .env.example.",
+    )
+    parser.add_argument("--version", action="version", version=f"unified-llm-gateway {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run the gateway")
+    serve.add_argument("--hints", action="store_true", help="once it listens, say what to try")
+    serve.set_defaults(run=_serve)
+    check = commands.add_parser("check-config", help="check a registry file without starting anything")
+    check.add_argument("file", type=Path, help="such as models/models.yaml")
+    check.set_defaults(run=_check_config)
+    return parser
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    found = load_registry(options.file)
+    names = ", ".join(model.id for model in found.models)
+    print(f"{options.file}: ok, {len(found.models)} models: {names}")  # noqa: T201
+    return OK
+
+
+class _SettingsError(Exception):
+    """The environment holds settings that cannot be used."""
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"  GATEWAY_{str(d['loc'][0]).upper()}: {d['msg']} (got {d['input']!r})" for d in error.errors()
+        ]
+        raise _SettingsError("Settings in the environment are wrong:\n" + "\n".join(lines)) from error
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings()
+    configure_logging(settings.log_level, settings.log_format)
+    app = create_app(settings, load_registry(settings.config))
+    try:
+        listener = _listen(settings)
+    except OSError as error:
+        print(_cannot_listen(settings, error), file=sys.stderr)  # noqa: T201
+        return FAILED
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_s),
+        lifespan="on",
+    )
+    server = _Server(config, _hints(settings, listener) if options.hints else None)
+    with _pid_file(settings.run_dir / "gateway.pid"):
+        server.run(sockets=[listener])
+    return OK if server.started else FAILED
+
+
+@contextmanager
+def _pid_file(path: Path) -> Iterator[None]:
+    """Left where `make down` finds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = str(os.getpid())
+    path.write_text(own)
+    try:
+        yield
+    finally:
+        if path.exists() and path.read_text() == own:
+            path.unlink()
+
+
+class _Server(uvicorn.Server):
+    """Says what to try, once it really listens."""
+
+    def __init__(self, config: uvicorn.Config, hints: str | None) -> None:
+        super().__init__(config)
+        self._hints = hints
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._hints:
+            print(self._hints, flush=True)  # noqa: T201
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bound before anything is started, so that a taken port costs nothing."""
+    info = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = info[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is taken by another process. Stop it (make down), or choose another GATEWAY_PORT."
+    return f"Cannot listen on {where}: {error.strerror or error}. Check GATEWAY_HOST and GATEWAY_PORT."
+
+
+def _hints(settings: Settings, listener: socket.socket) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    found = load_registry(settings.config)
+    others = [model for model in found.models if model.id != found.default()]
+    lines = [
+        "",
+        f"The gateway listens on {url}. Try, in another terminal:",
+        "",
+        _curl(url, '{"inputs": "What is the capital of France?", "scenario": "qa"}'),
+        _curl(url, '{"inputs": "Tell me about Paris.", "stream": true}', "-N "),
+        *(_curl(url, f'{{"model_id": "{model.id}", "inputs": "Hello!"}}') for model in others[:1]),
+        "  python3 examples/chat_cli.py",
+        "",
+        f"All routes: {url}/docs   Models: {url}/v1/models   Stop: Ctrl-C",
+    ]
+    return "\n".join(lines)
+
+
+def _curl(url: str, body: str, options: str = "") -> str:
+    return f"  curl {options}{url}/v1/generate -H 'Content-Type: application/json' -d '{body}'"

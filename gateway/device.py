@@ -1,0 +1,66 @@
+"""One device's memory, as the model manager uses it: measured before and after whatever changes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+
+from gateway.memory import Ledger, MemoryReader, wait_for_release, wait_for_room
+from gateway.scheduler import FootprintLearnt, NeighbourUses
+
+LOOK_EVERY_S = 5.0
+WORTH_TELLING_BYTES = 64 * 2**20
+
+Tell = Callable[[NeighbourUses | FootprintLearnt], None]
+Resident = Callable[[], Collection[str]]
+
+
+class DeviceMemory:
+    """A ledger, who measures for it, and how long memory may take to come back."""
+
+    def __init__(self, ledger: Ledger, reader: MemoryReader | None, release_timeout_s: float) -> None:
+        self._ledger = ledger
+        self._reader = reader
+        self._release_timeout_s = release_timeout_s
+        self._told: dict[str, int] = {}
+
+    async def make_sure_of_room(self, model: str, resident: Collection[str]) -> None:
+        """Blocks until a start of ``model`` has its room. Raises MemoryNotFree, with figures."""
+        reading = await wait_for_room(self._ledger, self._reader, model, resident, self._release_timeout_s)
+        self._ledger.before_start(model, reading, resident)
+
+    async def learn(self, model: str) -> int | None:
+        """The model is in: what it took, in bytes; None when that cannot be told."""
+        reading = None if self._reader is None else await self._reader.read()
+        return self._ledger.after_start(model, reading)
+
+    def failed(self, model: str, reason: str) -> None:
+        """A start failed; ``reason`` can say that memory ran out."""
+        self._ledger.start_failed(model, reason)
+
+    async def gone(self, model: str, resident: Collection[str]) -> None:
+        """The engine has ended. Blocks until its memory is back. Raises MemoryNotFree, with figures."""
+        self._ledger.stopped(model)
+        await wait_for_release(self._ledger, self._reader, model, resident, self._release_timeout_s)
+
+    async def watch(self, resident: Resident, tell: Tell) -> None:
+        """Look again and again, and tell the scheduler what has changed: neighbours, and models that grow."""
+        while self._reader is not None:
+            reading = await self._reader.read()
+            beside = resident()
+            neighbours = self._ledger.observe(reading, beside)
+            if self._changed(self._ledger.device, neighbours):
+                tell(NeighbourUses(self._ledger.device, neighbours))
+            for model, size in self._footprints(beside):
+                if self._changed(model, size):
+                    tell(FootprintLearnt(model, size))
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _footprints(self, models: Iterable[str]) -> list[tuple[str, int]]:
+        return [(model, self._ledger.footprint(model)) for model in models]
+
+    def _changed(self, key: str, value: int) -> bool:
+        if abs(value - self._told.get(key, 0)) < WORTH_TELLING_BYTES:
+            return False
+        self._told[key] = value
+        return True

@@ -1,0 +1,122 @@
+"""Every refusal and failure, as one tree: class → HTTP status, type, what to do.
+
+GatewayError
+├── InvalidRequest            422  a field breaks a rule (``field`` names it)
+│   ├── InvalidJson           400  the body is not JSON
+│   ├── UnsupportedMediaType  415  the body is not declared as JSON
+│   ├── PayloadTooLarge       413  the body is over the limit
+│   └── UnknownScenario       422  no scenario of that name
+├── Unauthorized              401  no key, or a wrong one
+├── NotFound                  404  no such route or object
+│   └── ModelNotFound         404  no model or alias of that name
+├── MethodNotAllowed          405
+├── Overloaded                429  a queue or the engine is full; Retry-After is computed
+├── ModelUnavailable          503  the model cannot answer now; Retry-After where it can be known
+│   └── WaitTimeout           503  its turn did not come before the request's deadline
+├── EngineError               502  the engine failed, or sent what cannot be understood
+├── EngineTimeout             504  one of the four clocks ran out
+└── InternalError             500  our own fault; the log has the rest
+
+Dialects turn these into their own envelopes; nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """Base of all errors that reach a client.
+
+    ``message`` says what was wrong and where, ``hint`` what to do about it. ``retry_after_s`` is
+    in seconds and only set when it was computed from something measured.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.hint = hint
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(GatewayError):
+    status = 422
+    type = "validation"
+
+
+class InvalidJson(InvalidRequest):
+    status = 400
+    type = "invalid_json"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+    type = "unsupported_media_type"
+
+
+class PayloadTooLarge(InvalidRequest):
+    status = 413
+    type = "payload_too_large"
+
+
+class UnknownScenario(InvalidRequest):
+    type = "unknown_scenario"
+
+
+class Unauthorized(GatewayError):
+    status = 401
+    type = "unauthorized"
+
+
+class NotFound(GatewayError):
+    status = 404
+    type = "not_found"
+
+
+class ModelNotFound(NotFound):
+    type = "model_not_found"
+
+
+class MethodNotAllowed(GatewayError):
+    status = 405
+    type = "method_not_allowed"
+
+
+class Overloaded(GatewayError):
+    status = 429
+    type = "overloaded"
+
+
+class ModelUnavailable(GatewayError):
+    status = 503
+    type = "model_unavailable"
+
+
+class WaitTimeout(ModelUnavailable):
+    type = "wait_timeout"
+
+
+class EngineError(GatewayError):
+    status = 502
+    type = "engine_error"
+
+
+class EngineTimeout(GatewayError):
+    status = 504
+    type = "engine_timeout"
+
+
+class InternalError(GatewayError):
+    status = 500
+    type = "internal_error"

@@ -1,0 +1,211 @@
+"""From the registry to things that run: one engine per model, one memory per device, one manager."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from gateway.children import SupervisorChild, spawn
+from gateway.config import DeviceSpec, ModelSpec, Registry, Settings
+from gateway.device import DeviceMemory
+from gateway.errors import ModelUnavailable
+from gateway.lifecycle import ExternalEngine, SupervisedEngine
+from gateway.memory import Ledger
+from gateway.metrics import Metrics
+from gateway.model_manager import ModelManager
+from gateway.readers import reader_for
+from gateway.registry import device_of
+from gateway.scheduler import DevicePolicy, ModelPolicy, Scheduler, SwitchPolicy
+from gateway.tickets import Entry
+from gateway.upstream.base import EngineClient
+from gateway.upstream.supervisor import SupervisorClient
+
+logger = logging.getLogger("gateway.fleet")
+
+ELSEWHERE = "elsewhere"
+"""The device of models whose memory nobody counts."""
+UNCOUNTED_BYTES = 2**62
+RESPAWN_S = 1.0
+
+Controls = Mapping[str, ExternalEngine | SupervisedEngine]
+
+
+class Fleet:
+    """Everything that the manager is made of. Ends the supervisors that it started."""
+
+    def __init__(self, registry: Registry, controls: Controls) -> None:
+        self._registry = registry
+        self._controls = controls
+        self._devices = {spec.id: self._device(spec) for spec in registry.devices}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        settings: Settings,
+        registry: Registry,
+        engines: Mapping[str, EngineClient],
+        http: httpx.AsyncClient,
+    ) -> AsyncIterator[Fleet]:
+        """Starts a supervisor around each `command`. Raises ModelUnavailable when one does not come up."""
+        async with asyncio.TaskGroup() as keepers:
+            yard = _Yard(settings, engines, http, keepers)
+            try:
+                controls = {spec.id: await yard.control(spec) for spec in registry.models}
+                yield cls(registry, controls)
+            finally:
+                await yard.close()
+
+    def manager(self, metrics: Metrics) -> ModelManager:
+        entries = [self._entry(spec) for spec in self._registry.models]
+        return ModelManager(entries, self._scheduler(), metrics)
+
+    def _device(self, spec: DeviceSpec) -> DeviceMemory:
+        declared = {
+            model.id: int(model.memory or 0)
+            for model in self._registry.models
+            if device_of(model, self._registry) == spec.id
+        }
+
+        async def sizes() -> Mapping[str, int]:
+            controls = {name: self._controls[name] for name in declared}
+            read = [c.memory_bytes() for c in controls.values() if isinstance(c, SupervisedEngine)]
+            return dict(zip(controls, [size or 0 for size in await asyncio.gather(*read)], strict=True))
+
+        ledger = Ledger(spec.id, int(spec.memory), declared)
+        return DeviceMemory(ledger, reader_for(spec, sizes), spec.release_timeout_s)
+
+    def _entry(self, spec: ModelSpec) -> Entry:
+        device = device_of(spec, self._registry)
+        return Entry(
+            id=spec.id,
+            control=self._controls[spec.id],
+            device=self._devices[device] if device else None,
+            silence_s=min(spec.timeouts.between_tokens_s, spec.timeouts.first_token_s) / 2,
+        )
+
+    def _scheduler(self) -> Scheduler:
+        rules = self._registry.switching
+        policy = SwitchPolicy(
+            max_wait_s=rules.max_wait_s,
+            min_residency_s=rules.min_residency_s,
+            default_model=self._registry.default(),
+            return_to_default_after_s=rules.return_to_default_after_s,
+            keep_abandoned_loads=rules.keep_abandoned_loads,
+            backoff_initial_s=rules.backoff_initial_s,
+            backoff_max_s=rules.backoff_max_s,
+        )
+        devices = [DevicePolicy(spec.id, int(spec.memory)) for spec in self._registry.devices]
+        devices.append(DevicePolicy(ELSEWHERE, UNCOUNTED_BYTES))
+        models = [self._policy(spec) for spec in self._registry.models]
+        return Scheduler(models, devices, policy, time.perf_counter())
+
+    def _policy(self, spec: ModelSpec) -> ModelPolicy:
+        return ModelPolicy(
+            id=spec.id,
+            device=device_of(spec, self._registry) or ELSEWHERE,
+            footprint_bytes=int(spec.memory or 0),
+            max_concurrent=spec.limits.max_concurrent,
+            max_queue=spec.limits.max_queue,
+            priority=spec.priority,
+            pinned=spec.pinned,
+            preload=spec.preload,
+            idle_timeout_s=spec.idle_timeout_s,
+            managed=spec.managed,
+        )
+
+
+class _Yard:
+    """Where engines are got from: addresses of others, or children of ours that are kept alive."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Mapping[str, EngineClient],
+        http: httpx.AsyncClient,
+        keepers: asyncio.TaskGroup,
+    ) -> None:
+        self._settings = settings
+        self._engines = engines
+        self._http = http
+        self._keepers = keepers
+        self._children: dict[str, SupervisorChild] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def control(self, spec: ModelSpec) -> ExternalEngine | SupervisedEngine:
+        engine = self._engines[spec.engine]
+        if spec.command is not None:
+            return await self._own(spec, engine)
+        url = (spec.url or "").rstrip("/")
+        if spec.supervisor is None:
+            return ExternalEngine(spec, url, engine)
+        token = _token(self._settings.supervisor_token_file)
+        return SupervisedEngine(spec, url, engine, SupervisorClient(self._http, spec.supervisor, token))
+
+    async def _own(self, spec: ModelSpec, engine: EngineClient) -> SupervisedEngine:
+        port = _free_port()
+        places = {"{port}": str(port), "{python}": sys.executable}
+        command = [_fill(part, places) for part in spec.command or ()]
+        client = await self._spawn(spec, command)
+        control = SupervisedEngine(spec, f"http://127.0.0.1:{port}", engine, client)
+        self._tasks.append(self._keepers.create_task(self._keep(spec, command, control)))
+        return control
+
+    async def _spawn(self, spec: ModelSpec, command: list[str]) -> SupervisorClient:
+        logs = self._settings.run_dir
+        logs.mkdir(parents=True, exist_ok=True)
+        child = await spawn(
+            command,
+            name=spec.id,
+            grace_s=spec.timeouts.stop_grace_s,
+            log_path=logs / f"{spec.id}.log",
+        )
+        self._children[spec.id] = child
+        return SupervisorClient(self._http, child.url, child.token)
+
+    async def _keep(self, spec: ModelSpec, command: list[str], control: SupervisedEngine) -> None:
+        """A supervisor that dies takes its engine with it; a new one takes its place."""
+        while True:
+            code = await self._children[spec.id].wait()
+            logger.warning("the supervisor of %s ended with exit code %s; starting another", spec.id, code)
+            try:
+                control.supervised_by(await self._spawn(spec, command))
+            except ModelUnavailable as error:
+                logger.warning("%s: %s", spec.id, error)
+                await asyncio.sleep(RESPAWN_S)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(child.stop() for child in self._children.values()))
+
+
+def _fill(part: str, places: Mapping[str, str]) -> str:
+    for name, value in places.items():
+        part = part.replace(name, value)
+    return part
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ModelUnavailable(
+            f"GATEWAY_SUPERVISOR_TOKEN_FILE={path} cannot be read: {error.strerror}"
+        ) from error

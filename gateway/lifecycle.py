@@ -1,0 +1,218 @@
+"""How one model's engine is brought in, sent away and watched: by a supervisor, or by somebody else.
+
+Both are ``EngineControl`` to the model manager. The embedded default and the containers of a compose
+file take the same way: the only difference is who started the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+
+from gateway.config import ModelSpec, Probes
+from gateway.errors import EngineTimeout, GatewayError, ModelUnavailable
+from gateway.tickets import Progress
+from gateway.upstream.base import EngineClient
+from gateway.upstream.supervisor import SupervisorClient, SupervisorStatus
+
+POLL_S = 0.2
+RETURN_POLL_S = 1.0
+QUICK_PROBE_S = 2.0
+SICK_GRACE_S = 10.0
+
+
+class ExternalEngine:
+    """An engine that somebody else starts and stops. All we do is to look."""
+
+    managed = False
+
+    def __init__(self, spec: ModelSpec, url: str, engine: EngineClient) -> None:
+        self.url = url
+        self.available = False
+        self._engine = engine
+        self._probes = spec.probes
+
+    async def running(self) -> bool:
+        try:
+            await self._engine.healthy(self.url, QUICK_PROBE_S)
+        except GatewayError:
+            self.available = False
+        else:
+            self.available = True
+        return self.available
+
+    async def start(self, say: Callable[[Progress], None]) -> None:
+        """Blocks until it is there, however long that takes."""
+        while not await self.running():
+            await asyncio.sleep(RETURN_POLL_S)
+
+    async def stop(self, *, force: bool) -> None:
+        raise ModelUnavailable(
+            f"The engine at {self.url} is not ours to stop.",
+            hint="Give the model a `supervisor` or a `command` in the registry.",
+        )
+
+    async def watch(self, heard_at: Callable[[], float]) -> str:
+        reason = await _until_probes_fail(self._engine, self.url, self._probes, heard_at)
+        self.available = False
+        return reason
+
+
+class SupervisedEngine:
+    """An engine whose supervisor starts and stops it at our word."""
+
+    managed = True
+
+    def __init__(self, spec: ModelSpec, url: str, engine: EngineClient, supervisor: SupervisorClient) -> None:
+        self.url = url
+        self.available = False
+        self._spec = spec
+        self._engine = engine
+        self._supervisor = supervisor
+
+    def supervised_by(self, supervisor: SupervisorClient) -> None:
+        """A new supervisor has taken the place of one that died."""
+        self._supervisor = supervisor
+
+    async def status(self) -> SupervisorStatus | None:
+        """What the supervisor says; None when it cannot be reached."""
+        try:
+            status = await self._supervisor.status()
+        except GatewayError:
+            self.available = False
+            return None
+        self.available = True
+        return status
+
+    async def memory_bytes(self) -> int | None:
+        """Main memory that the engine's processes take; None when nobody can say."""
+        status = await self.status()
+        return status.memory_bytes if status else None
+
+    async def running(self) -> bool:
+        status = await self.status()
+        if status is None or status.state != "running":
+            return False
+        try:
+            await self._engine.healthy(self.url, QUICK_PROBE_S)
+        except GatewayError:
+            return False
+        return True
+
+    async def start(self, say: Callable[[Progress], None]) -> None:
+        await self._supervisor.start()
+        self.available = True
+        patience = _Patience(self._spec.timeouts.start_s)
+        while True:
+            status = await self._supervisor.status()
+            _check_alive(self._spec.id, status)
+            if patience.is_over(status):
+                raise EngineTimeout(_no_progress(self._spec, status))
+            say(Progress(status.phase or "starting", status.progress))
+            if await self._answers():
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _answers(self) -> bool:
+        try:
+            await self._engine.healthy(self.url, self._spec.probes.timeout_s)
+        except GatewayError:
+            return False
+        return True
+
+    async def stop(self, *, force: bool) -> None:
+        grace_s = SICK_GRACE_S if force else self._spec.timeouts.stop_grace_s
+        await self._supervisor.stop(min(grace_s, self._spec.timeouts.stop_grace_s))
+        while (await self._supervisor.status()).state in ("running", "stopping"):
+            await asyncio.sleep(POLL_S)
+
+    async def watch(self, heard_at: Callable[[], float]) -> str:
+        """Whichever comes first: its supervisor says that it ended, or it no longer answers probes."""
+        probes = _until_probes_fail(self._engine, self.url, self._spec.probes, heard_at)
+        waits = [asyncio.create_task(probes), asyncio.create_task(self._until_it_ends())]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _until_it_ends(self) -> str:
+        """Follow the supervisor. When it cannot be reached, the probes decide alone until it is back."""
+        while True:
+            try:
+                async with aclosing(self._supervisor.events()) as statuses:
+                    reason = await _first_end(statuses)
+                    if reason is not None:
+                        return reason
+            except GatewayError:
+                self.available = False
+            await asyncio.sleep(POLL_S)
+
+
+async def _first_end(statuses: AsyncIterator[SupervisorStatus]) -> str | None:
+    async for status in statuses:
+        if status.state != "running":
+            return _ended(status)
+    return None
+
+
+def _ended(status: SupervisorStatus) -> str:
+    how = f"exit code {status.exit_code}" if status.exit_code is not None else "no exit code"
+    if status.exit_signal is not None:
+        how = f"signal {status.exit_signal}"
+    return status.reason or f"the engine ended by itself ({how})"
+
+
+def _check_alive(model: str, status: SupervisorStatus) -> None:
+    if status.state in ("failed", "stopped"):
+        last = status.lines[-1] if status.lines else "it wrote nothing"
+        raise ModelUnavailable(
+            f"{model} ended while it was starting: {_ended(status)}. Its last line: {last}",
+            hint=f"The engine's log has more: GET /v1/models/{model}/logs.",
+        )
+
+
+def _no_progress(spec: ModelSpec, status: SupervisorStatus) -> str:
+    last = status.lines[-1] if status.lines else "nothing"
+    return (
+        f"{spec.id} made no progress for {spec.timeouts.start_s:g} s while {status.phase or 'starting'}. "
+        f"Its last line: {last}"
+    )
+
+
+class _Patience:
+    """A start may take long, as long as something moves: a fixed limit kills slow but healthy loads."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._seen: object = None
+        self._moved_at = time.monotonic()
+
+    def is_over(self, status: SupervisorStatus) -> bool:
+        now = time.monotonic()
+        seen = (status.phase, status.progress, status.lines)
+        if seen != self._seen:
+            self._seen, self._moved_at = seen, now
+        return now - self._moved_at > self._limit_s
+
+
+async def _until_probes_fail(
+    engine: EngineClient, url: str, probes: Probes, heard_at: Callable[[], float]
+) -> str:
+    """Probe until the threshold is reached. An engine that sends tokens lives, whatever its probe says:
+    TGI answers /health only between two forward passes."""
+    failures = 0
+    while True:
+        await asyncio.sleep(probes.interval_s)
+        begun = time.perf_counter()
+        try:
+            await engine.healthy(url, probes.timeout_s)
+        except GatewayError as error:
+            failures = 0 if heard_at() > begun else failures + 1
+            if failures >= probes.fails:
+                return f"{failures} probes in a row failed: {error.message}"
+        else:
+            failures = 0

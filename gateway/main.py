@@ -1,0 +1,116 @@
+"""The only place that wires: settings and registry in, an application out. All routes on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from gateway import __version__
+from gateway.api import native, ops
+from gateway.api.bodies import BodyRoute
+from gateway.api.context import RequestContext, error_response, request_id_of
+from gateway.api.services import Services
+from gateway.auth import Keys, RequireKey
+from gateway.config import Registry, Settings
+from gateway.errors import GatewayError, MethodNotAllowed, NotFound
+from gateway.fleet import Fleet
+from gateway.generation import Generations
+from gateway.metrics import Metrics
+from gateway.scenarios import ScenarioBook, scenario_from
+from gateway.upstream import ENGINES
+from gateway.upstream.transport import open_client
+
+
+def create_app(settings: Settings, registry: Registry) -> FastAPI:
+    """The gateway as an ASGI application. Nothing runs before its lifespan begins.
+
+    Raises OpenDoorError when the settings would let anybody on the network in.
+    """
+    keys = Keys.from_settings(settings)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            http = await stack.enter_async_context(open_client())
+            app.state.services = await _services(settings, registry, metrics, http, stack)
+            yield
+
+    app = FastAPI(title="Unified LLM Inference Gateway", version=__version__, lifespan=lifespan)
+    app.router.route_class = BodyRoute
+    app.add_middleware(RequireKey, keys=keys)
+    app.add_middleware(RequestContext, metrics=metrics)  # added last, so it is the outermost
+    app.add_exception_handler(HTTPException, _router_error)
+    _add_routes(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    """Every path of the product. All but those in auth.PUBLIC_PATHS ask for a key."""
+
+    def add(method: str, path: str, handler: Callable[..., Any], answer: type | None = None) -> None:
+        app.add_api_route(path, handler, methods=[method], response_model=answer)
+
+    add("POST", "/v1/generate", native.generate, native.GenerateAnswer)
+    add("POST", "/v1/render", native.render_prompt, native.RenderAnswer)
+    add("GET", "/v1/scenarios", native.scenarios)
+    add("GET", "/v1/models", ops.models)
+    add("GET", "/v1/models/{model_id:path}", ops.model)
+    add("POST", "/v1/models/{model_id}/load", ops.load)
+    add("POST", "/v1/models/{model_id}/unload", ops.unload)
+    add("GET", "/v1/events", ops.events)
+    add("GET", "/health", ops.health)
+    add("GET", "/ready", ops.ready)
+    add("GET", "/metrics", ops.metrics)
+
+
+async def _services(
+    settings: Settings,
+    registry: Registry,
+    metrics: Metrics,
+    http: httpx.AsyncClient,
+    stack: AsyncExitStack,
+) -> Services:
+    engines = {kind: make(http) for kind, make in ENGINES.items()}
+    scenarios = _scenario_book(registry)
+    fleet = await stack.enter_async_context(Fleet.open(settings, registry, engines, http))
+    manager = fleet.manager(metrics)
+    await stack.enter_async_context(manager.running())
+    generations = Generations(registry, scenarios, manager, engines, metrics, settings.heartbeat_s)
+    return Services(settings, registry, scenarios, manager, generations, metrics)
+
+
+def _scenario_book(registry: Registry) -> ScenarioBook:
+    return ScenarioBook(
+        scenario_from(
+            name,
+            description=_text(spec.description),
+            system=_text(spec.system),
+            user=_text(spec.user),
+            parameters=spec.parameters.model_dump(exclude_none=True),
+        )
+        for name, spec in registry.scenarios.items()
+    )
+
+
+def _text(value: Any) -> str | Mapping[str, str | None] | None:
+    return value if value is None or isinstance(value, str) else dict(value.model_dump())
+
+
+async def _router_error(request: Request, error: Exception) -> Response:
+    """What the router itself refuses, in our envelope."""
+    return error_response(_as_ours(request, error), request_id_of(request))
+
+
+def _as_ours(request: Request, error: Exception) -> GatewayError:
+    path = request.url.path
+    if isinstance(error, HTTPException) and error.status_code == MethodNotAllowed.status:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return MethodNotAllowed(f"{request.method} does not work on {path}.", hint=f"Use {allowed}.")
+    return NotFound(f"There is nothing at {path}.", hint="All routes are listed at /docs.")

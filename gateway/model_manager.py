@@ -1,0 +1,368 @@
+"""The owner of every model's state. Callers ask for a place and get one, or a reason.
+
+The scheduler decides, this module does: it feeds events in, carries the actions out, and feeds back
+how they ended. All of it runs on one event loop. ``_dispatch`` never awaits, so that each event is
+decided and noted as one step, and a request for a resident model is granted without a task switch.
+Starting and stopping take long and run in tasks that belong to the model, never to a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from gateway.device import DeviceMemory
+from gateway.errors import GatewayError, ModelUnavailable, Overloaded, WaitTimeout
+from gateway.events import EventHub
+from gateway.metrics import Metrics
+from gateway.scheduler import (
+    Action,
+    Arrived,
+    CancelStart,
+    Changed,
+    Died,
+    Event,
+    Finished,
+    Grant,
+    Left,
+    LoadAsked,
+    ModelView,
+    Outlook,
+    Refuse,
+    Scheduler,
+    Start,
+    Started,
+    StartFailed,
+    State,
+    Stop,
+    StopFailed,
+    Stopped,
+    Tick,
+    UnloadAsked,
+    WakeAt,
+)
+from gateway.tickets import Entry, Progress, Ticket
+
+logger = logging.getLogger("gateway.models")
+
+SUPERVISOR_POLL_S = 1.0
+
+
+class ModelManager:
+    """See the module. ``running`` is its life; everything else is asked while it lives."""
+
+    def __init__(self, entries: Sequence[Entry], scheduler: Scheduler, metrics: Metrics) -> None:
+        self._entries: Mapping[str, Entry] = {entry.id: entry for entry in entries}
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._tickets: dict[int, Ticket] = {}
+        self._ids = itertools.count(1)
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.events = EventHub()
+
+    # ------------------------------------------------------------ for requests
+
+    async def ask(self, model: str, *, wait_s: float) -> Ticket:
+        """A place in the queue or, at once, in the engine. Raises what refuses it at once."""
+        entry = self._entries[model]
+        if not entry.control.managed and self.view(model).state is State.FAILED:
+            await self._look_again(entry)
+        ticket = Ticket(self, entry, next(self._ids))
+        self._tickets[ticket.id] = ticket
+        self._dispatch(Arrived(ticket.id, model, deadline=self.now() + wait_s))
+        if (error := ticket.refused()) is not None:
+            raise error
+        return ticket
+
+    def closed(self, ticket_id: int, *, granted: bool) -> None:
+        """A request ended, or its client left."""
+        self._tickets.pop(ticket_id, None)
+        self._dispatch(Finished(ticket_id) if granted else Left(ticket_id))
+
+    def outlook(self, ticket_id: int) -> Outlook:
+        return self._scheduler.outlook(ticket_id, self.now())
+
+    def examine(self, model: str, reason: str, *, silent: bool) -> None:
+        """Look at an engine that failed a request; recycle it when it fails all.
+
+        One that went silent is judged by what others hear from it: TGI's /health can stay 200 when its
+        batching is dead.
+        """
+        entry = self._entries[model]
+        if self.view(model).state not in (State.READY, State.DRAINING):
+            return
+        if not silent:
+            self._spawn(self._examine(entry, reason))
+        elif self.now() - entry.heard_at >= entry.silence_s:
+            self._dispatch(Died(model, reason))
+
+    # ------------------------------------------------------------ for people
+
+    def view(self, model: str) -> ModelView:
+        return self._scheduler.view(model)
+
+    def entry(self, model: str) -> Entry:
+        return self._entries[model]
+
+    def url_if_ready(self, model: str) -> str | None:
+        ready = self.view(model).state in (State.READY, State.DRAINING)
+        return self._entries[model].control.url if ready else None
+
+    def any_ready(self) -> bool:
+        """Whether at least one model answers, or can be brought in on request."""
+        return any(self._can_answer(entry) for entry in self._entries.values())
+
+    def load(self, model: str) -> None:
+        self._dispatch(LoadAsked(model))
+
+    def unload(self, model: str, *, force: bool) -> None:
+        self._dispatch(UnloadAsked(model, force=force))
+
+    def _can_answer(self, entry: Entry) -> bool:
+        state = self.view(entry.id).state
+        if state in (State.READY, State.DRAINING):
+            return True
+        return entry.control.managed and entry.control.available and state is not State.FAILED
+
+    # ------------------------------------------------------------ its life
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Take over what runs already, then serve until the block ends."""
+        await asyncio.gather(*(self._take_over(entry) for entry in self._entries.values()))
+        for device in {entry.device for entry in self._entries.values() if entry.device is not None}:
+            self._spawn(device.watch(partial(self._resident_on, device), self._dispatch))
+        self._dispatch(Tick())
+        try:
+            yield
+        finally:
+            await self._end()
+
+    async def _take_over(self, entry: Entry) -> None:
+        self._metrics.gauge("gateway_model_state", 1, model=entry.id, state=self.view(entry.id).state)
+        if await entry.control.running():
+            self._dispatch(Started(entry.id))
+            self._watch(entry)
+        elif not entry.control.managed:
+            self._dispatch(Died(entry.id, f"nothing answers at {entry.control.url}"))
+        elif not entry.control.available:
+            logger.warning("%s: its supervisor cannot be reached yet", entry.id)
+            self._spawn(self._await_supervisor(entry))
+
+    async def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.events.close()
+
+    def now(self) -> float:
+        """Seconds on the clock that everything here is measured with."""
+        return time.perf_counter()
+
+    # ------------------------------------------------------------ decide and do
+
+    def _dispatch(self, event: Event) -> None:
+        for action in self._scheduler.handle(event, self.now()):
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Grant(request_id):
+                self._tickets[request_id].grant()
+            case Refuse():
+                self._refuse(action)
+            case Start(model):
+                self._operate(self._entries[model], self._start)
+            case CancelStart(model):
+                self._operate(self._entries[model], self._undo_start)
+            case Stop(model, force):
+                stop = self._stop_by_force if force else self._stop
+                self._operate(self._entries[model], stop)
+            case Changed():
+                self._changed(action)
+            case WakeAt(at):
+                self._wake_at(at)
+
+    def _refuse(self, action: Refuse) -> None:
+        ticket = self._tickets.pop(action.request_id, None)
+        if ticket is not None:
+            ticket.refuse(_error_for(action))
+
+    def _wake_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay_s = max(0.0, at - self.now())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._dispatch, Tick())
+
+    def _changed(self, change: Changed) -> None:
+        entry = self._entries[change.model]
+        entry.changed_at = time.time()
+        entry.progress = None
+        for state in State:
+            self._metrics.gauge(
+                "gateway_model_state", float(state is change.state), model=entry.id, state=state.value
+            )
+        holds = 0 if change.state in (State.STOPPED, State.FAILED) else self.view(entry.id).footprint_bytes
+        self._metrics.gauge("gateway_model_memory_bytes", holds, model=entry.id)
+        level = logging.WARNING if change.state is State.FAILED else logging.INFO
+        logger.log(level, "%s is %s%s", entry.id, change.state, f": {change.reason}" if change.reason else "")
+        if change.state is State.STARTING:
+            entry.loading_since = self.now()
+        if change.state is State.READY:
+            entry.ready_at = entry.heard_at = self.now()
+            self._watch(entry)
+        elif change.state in (State.STOPPING, State.FAILED, State.STOPPED):
+            self._unwatch(entry)
+            if not entry.control.managed:
+                self._operate(entry, self._await_return)
+        self._publish(entry, change.state, change.reason)
+
+    def _publish(self, entry: Entry, state: State, reason: str | None = None) -> None:
+        event: dict[str, Any] = {"model_id": entry.id, "state": state.value, "at": round(time.time(), 3)}
+        if reason:
+            event["reason"] = reason
+        if entry.progress is not None:
+            event |= {"phase": entry.progress.phase, "progress": entry.progress.fraction}
+        self.events.publish(event)
+
+    # ------------------------------------------------------------ what takes long
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _operate(self, entry: Entry, what: Callable[[Entry], Coroutine[None, None, None]]) -> None:
+        """One operation per model at a time: a new one takes the place of what was under way."""
+        before = entry.operation
+        if before is not None:
+            before.cancel()
+        entry.operation = self._spawn(self._after(before, what(entry)))
+
+    async def _after(self, before: asyncio.Task[None] | None, work: Coroutine[None, None, None]) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        await work
+
+    async def _start(self, entry: Entry) -> None:
+        begun = self.now()
+        try:
+            footprint = await self._bring_in(entry)
+        except Exception as error:  # whatever it was, who waits must be told, and the next try may come
+            self._metrics.count("gateway_starts_total", model=entry.id, outcome="failed")
+            reason = _reason(error)
+            if entry.device is not None:
+                entry.device.failed(entry.id, reason)
+            await self._make_sure_it_is_gone(entry)
+            self._dispatch(StartFailed(entry.id, reason))
+        else:
+            self._metrics.count("gateway_starts_total", model=entry.id, outcome="ok")
+            self._metrics.observe("gateway_start_seconds", self.now() - begun, model=entry.id)
+            self._dispatch(Started(entry.id, footprint))
+
+    async def _bring_in(self, entry: Entry) -> int | None:
+        def say(progress: Progress) -> None:
+            if progress != entry.progress:
+                entry.progress = progress
+                self._publish(entry, State.STARTING)
+
+        if entry.device is None:
+            await entry.control.start(say)
+            return None
+        await entry.device.make_sure_of_room(entry.id, self._resident_on(entry.device, but=entry))
+        await entry.control.start(say)
+        return await entry.device.learn(entry.id)
+
+    def _resident_on(self, device: DeviceMemory, *, but: Entry | None = None) -> list[str]:
+        """Those that hold memory of the device, or may still do."""
+        gone = (State.STOPPED, State.FAILED)
+        there = [entry for entry in self._entries.values() if entry.device is device and entry is not but]
+        return [entry.id for entry in there if self.view(entry.id).state not in gone]
+
+    async def _make_sure_it_is_gone(self, entry: Entry) -> None:
+        try:
+            await entry.control.stop(force=True)
+        except GatewayError as error:
+            logger.warning("%s: after a failed start: %s", entry.id, error)
+
+    async def _undo_start(self, entry: Entry) -> None:
+        await self._stop_by_force(entry)
+
+    async def _stop(self, entry: Entry) -> None:
+        await self._send_away(entry, force=False)
+
+    async def _stop_by_force(self, entry: Entry) -> None:
+        await self._send_away(entry, force=True)
+
+    async def _send_away(self, entry: Entry, *, force: bool) -> None:
+        try:
+            await entry.control.stop(force=force)
+            if entry.device is not None:
+                await entry.device.gone(entry.id, self._resident_on(entry.device, but=entry))
+        except Exception as error:  # the scheduler tries again after a pause; silence would block the device
+            self._dispatch(StopFailed(entry.id, _reason(error)))
+        else:
+            self._dispatch(Stopped(entry.id))
+
+    # ------------------------------------------------------------ does it live?
+
+    def _watch(self, entry: Entry) -> None:
+        self._unwatch(entry)
+        entry.watcher = self._spawn(self._watched(entry))
+
+    def _unwatch(self, entry: Entry) -> None:
+        if entry.watcher is not None and entry.watcher is not asyncio.current_task():
+            entry.watcher.cancel()
+        entry.watcher = None
+
+    async def _watched(self, entry: Entry) -> None:
+        reason = await entry.control.watch(lambda: entry.heard_at)
+        self._dispatch(Died(entry.id, reason))
+
+    async def _examine(self, entry: Entry, reason: str) -> None:
+        if await entry.control.running():
+            return
+        if self.view(entry.id).state in (State.READY, State.DRAINING):
+            self._dispatch(Died(entry.id, reason))
+
+    async def _await_return(self, entry: Entry) -> None:
+        """Somebody else runs this engine: all there is to do is to see it come back."""
+        await entry.control.start(lambda _: None)
+        self._dispatch(Started(entry.id))
+
+    async def _await_supervisor(self, entry: Entry) -> None:
+        """Nothing can be asked of this model before its supervisor is there; then, see what runs."""
+        while not entry.control.available:
+            await asyncio.sleep(SUPERVISOR_POLL_S)
+            if await entry.control.running() and self.view(entry.id).state is State.STOPPED:
+                self._dispatch(Started(entry.id))
+
+    async def _look_again(self, entry: Entry) -> None:
+        """A request has come for an engine of somebody else's that was away: it may be back."""
+        if await entry.control.running() and self.view(entry.id).state is State.FAILED:
+            self._dispatch(Started(entry.id))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, GatewayError):
+        return error.message
+    logger.error("unexpected", exc_info=error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _error_for(refusal: Refuse) -> GatewayError:
+    kinds: dict[str, type[GatewayError]] = {"queue_full": Overloaded, "deadline": WaitTimeout}
+    hint = "Try again after the time in Retry-After." if refusal.retry_after_s is not None else None
+    kind = kinds.get(refusal.code, ModelUnavailable)
+    return kind(refusal.message, hint=hint, retry_after_s=refusal.retry_after_s)

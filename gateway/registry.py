@@ -1,0 +1,242 @@
+"""Reads a registry file and finds everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from gateway.config import ModelSpec, Registry
+from gateway.fields import did_you_mean, names_at
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where (``models[1].family``), what, and what is allowed."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class RegistryError(Exception):
+    """The file cannot be used. ``problems`` has all of them."""
+
+    def __init__(self, source: str, problems: Collection[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
+        super().__init__(f"{source}: {count}\n{lines}")
+
+
+def load(path: Path, *, families: Collection[str], engines: Collection[str]) -> Registry:
+    """Read and check ``path``. Raises RegistryError with every problem found.
+
+    What exists elsewhere in the program (families, engine kinds) is handed in.
+    """
+    source = str(path)
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  a SafeLoader, see below
+    except OSError as error:
+        raise RegistryError(source, [Problem("file", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise RegistryError(source, [Problem("file", f"is not UTF-8: {error.reason}")]) from error
+    except yaml.YAMLError as error:
+        raise RegistryError(source, [Problem("file", f"is not YAML: {_on_one_line(error)}")]) from error
+    return parse(raw, source, families=families, engines=engines)
+
+
+def parse(raw: object, source: str, *, families: Collection[str], engines: Collection[str]) -> Registry:
+    """Check data that has been read already. Raises RegistryError with every problem found."""
+    if not isinstance(raw, dict):
+        raise RegistryError(source, [Problem("file", "must be a mapping with the key `models`")])
+    problems: list[Problem] = []
+    registry = None
+    try:
+        registry = Registry.model_validate(raw)
+    except ValidationError as error:
+        problems += [_explain(detail) for detail in error.errors()]
+    problems += _across(raw, families, engines)
+    if registry is None or problems:
+        raise RegistryError(source, _without_repeats(problems))
+    return registry
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets a key stand twice and keeps the last; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, count in seen.items():
+            if count > 1 and key != "<<":
+                line = node.start_mark.line + 1
+                raise yaml.YAMLError(f"the key `{key}` stands {count} times in the mapping at line {line}")
+        return super().construct_mapping(node, deep=deep)
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _without_repeats(problems: list[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))
+
+
+# ---------------------------------------------------------------- what a single field gets wrong
+
+
+def _explain(detail: Mapping[str, Any]) -> Problem:
+    loc = tuple(detail["loc"])
+    path = _path(loc)
+    if detail["type"] == "extra_forbidden":
+        allowed = names_at(Registry, loc[:-1])
+        return Problem(
+            path, f"unknown key{did_you_mean(str(loc[-1]), allowed)}; allowed here: {', '.join(allowed)}"
+        )
+    if detail["type"] == "missing":
+        return Problem(path, "is required")
+    if detail["type"] == "string_pattern_mismatch":
+        return Problem(
+            path, f"{detail['input']!r} does not have the right form: {_FORMS.get(str(loc[-1]), _NAME_FORM)}"
+        )
+    return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]} (got {_short(detail['input'])})")
+
+
+_NAME_FORM = "letters, digits, `.`, `_`, `-`, at most 64, beginning with a letter or digit"
+_URL_FORM = "an address such as http://127.0.0.1:8080"
+_FORMS = {"url": _URL_FORM, "supervisor": _URL_FORM}
+
+
+def _path(loc: tuple[Any, ...]) -> str:
+    text = ""
+    for part in loc:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part == "[key]":
+            text += " (the key itself)"
+        else:
+            text += f".{part}" if text else str(part)
+    return text or "file"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---------------------------------------------------------------- what two places get wrong together
+
+
+def _across(raw: Mapping[str, Any], families: Collection[str], engines: Collection[str]) -> Iterator[Problem]:
+    """Checks between records, on the raw data: they must speak also where single fields are wrong."""
+    models = [model if isinstance(model, dict) else {} for model in _list(raw.get("models"))]
+    ids = [str(model["id"]) for model in models if "id" in model]
+    devices = [str(device.get("id")) for device in _list(raw.get("devices")) if isinstance(device, dict)]
+    yield from _names(raw, models, ids)
+    for index, model in enumerate(models):
+        path = f"models[{index}]"
+        yield from _known(f"{path}.family", model.get("family"), families)
+        yield from _known(f"{path}.engine", model.get("engine"), engines)
+        yield from _where(path, model)
+        yield from _memory(path, model, devices)
+    for name, scenario in _dict(raw.get("scenarios")).items():
+        yield from _scenario(f"scenarios.{name}", str(name), _dict(scenario))
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _names(raw: Mapping[str, Any], models: list[dict[str, Any]], ids: list[str]) -> Iterator[Problem]:
+    owner: dict[str, str] = {}
+    for index, model in enumerate(models):
+        own = [(f"models[{index}].id", model["id"])] if "id" in model else []
+        own += [
+            (f"models[{index}].aliases[{at}]", alias) for at, alias in enumerate(_list(model.get("aliases")))
+        ]
+        for path, name in own:
+            if str(name) in owner:
+                yield Problem(path, f"the name `{name}` is taken already, by {owner[str(name)]}")
+            owner.setdefault(str(name), path)
+    known = sorted(set(owner))
+    for alias, target in _dict(raw.get("aliases")).items():
+        if str(alias) in owner:
+            yield Problem(f"aliases.{alias}", f"the name `{alias}` is taken already, by {owner[str(alias)]}")
+        yield from _points_at(f"aliases.{alias}", target, sorted(set(ids)))
+    if raw.get("default_model") is not None:
+        targets = sorted({*known, *map(str, _dict(raw.get("aliases")))})
+        yield from _points_at("default_model", raw["default_model"], targets)
+
+
+def _points_at(path: str, target: object, ids: list[str]) -> Iterator[Problem]:
+    if target not in ids:
+        guess = did_you_mean(str(target), ids)
+        yield Problem(path, f"points at `{target}`, no model here{guess}; there are: {', '.join(ids)}")
+
+
+def _known(path: str, value: object, allowed: Collection[str]) -> Iterator[Problem]:
+    if isinstance(value, str) and value not in allowed:
+        yield Problem(
+            path,
+            f"`{value}` does not exist{did_you_mean(value, allowed)}; allowed: {', '.join(sorted(allowed))}",
+        )
+
+
+def _where(path: str, model: Mapping[str, Any]) -> Iterator[Problem]:
+    if model.get("url") is None and model.get("command") is None:
+        yield Problem(
+            path, "needs `url` (an engine that runs somewhere) or `command` (one that the gateway starts)"
+        )
+    if model.get("command") is not None and (model.get("url") or model.get("supervisor")):
+        yield Problem(
+            path, "has `command` and also `url` or `supervisor`: with `command` the gateway chooses both"
+        )
+    if model.get("supervisor") is not None and model.get("url") is None:
+        yield Problem(path, "has `supervisor` but no `url`: say where its engine answers")
+    command = model.get("command")
+    if isinstance(command, list) and command and not any("{port}" in str(part) for part in command):
+        yield Problem(f"{path}.command", "must contain {port}, the port on which the engine is to listen")
+
+
+def _memory(path: str, model: Mapping[str, Any], devices: list[str]) -> Iterator[Problem]:
+    device = model.get("device")
+    if device is not None and str(device) not in devices:
+        there = ", ".join(devices) or "none; add `devices:`"
+        yield Problem(f"{path}.device", f"`{device}` is no device here; there are: {there}")
+    managed = model.get("command") is not None or model.get("supervisor") is not None
+    if managed and len(devices) > 1 and device is None:
+        yield Problem(f"{path}.device", f"is required when there are several devices: {', '.join(devices)}")
+    if managed and devices and model.get("memory") is None:
+        yield Problem(f"{path}.memory", "is required for a model that shares a device, such as 10GiB")
+
+
+def _scenario(path: str, name: str, scenario: Mapping[str, Any]) -> Iterator[Problem]:
+    if name == "raw":
+        yield Problem(path, "`raw` means that inputs are sent as they are, and cannot be redefined")
+    user = scenario.get("user", "{inputs}")
+    texts = user.items() if isinstance(user, dict) else [("", user)]
+    for language, text in texts:
+        if isinstance(text, str) and text.count("{inputs}") != 1:
+            where = f"{path}.user.{language}" if language else f"{path}.user"
+            yield Problem(
+                where, "must contain {inputs} exactly once: the place where the request's inputs go"
+            )
+
+
+def device_of(model: ModelSpec, registry: Registry) -> str | None:
+    """The device whose memory a model takes: its own word, or the only one there is."""
+    if not model.managed or not registry.devices:
+        return None
+    return model.device or registry.devices[0].id

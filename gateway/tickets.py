@@ -1,0 +1,169 @@
+"""One request's place, and what is known of the model it asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.device import DeviceMemory
+from gateway.errors import GatewayError
+from gateway.scheduler import Outlook
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an engine's start is, in its own words. ``fraction`` is 0..1 within the phase."""
+
+    phase: str
+    fraction: float | None = None
+
+
+class EngineControl(Protocol):
+    """One model's engine, as something that can be brought in, sent away and watched."""
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        ...
+
+    @property
+    def managed(self) -> bool:
+        """Whether we start and stop it."""
+        ...
+
+    @property
+    def available(self) -> bool:
+        """Whether there was somebody to talk to, the last time: the engine, or its supervisor."""
+        ...
+
+    async def running(self) -> bool:
+        """Whether it answers now, so that it can be taken over as it is."""
+        ...
+
+    async def start(self, say: Callable[[Progress], None]) -> None:
+        """Return once it answers. Raises GatewayError with the reason when it will not."""
+        ...
+
+    async def stop(self, *, force: bool) -> None:
+        """Return once nothing of it is left. Raises GatewayError when that cannot be had."""
+        ...
+
+    async def watch(self, heard_at: Callable[[], float]) -> str:
+        """Return, with the reason, once it no longer answers. ``heard_at``: its last sign of life."""
+        ...
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of one model beside the scheduler's state."""
+
+    id: str
+    control: EngineControl
+    device: DeviceMemory | None
+    silence_s: float
+    created_at: float = field(default_factory=time.time)
+    changed_at: float = field(default_factory=time.time)
+    progress: Progress | None = None
+    loading_since: float = 0.0
+    ready_at: float = 0.0
+    heard_at: float = 0.0
+    operation: asyncio.Task[None] | None = None
+    watcher: asyncio.Task[None] | None = None
+
+
+class Owner(Protocol):
+    """What a ticket needs of the manager that gave it out."""
+
+    def now(self) -> float: ...
+    def outlook(self, ticket_id: int) -> Outlook: ...
+    def examine(self, model: str, reason: str, *, silent: bool) -> None: ...
+    def closed(self, ticket_id: int, *, granted: bool) -> None: ...
+
+
+class Ticket:
+    """One request's place: in a queue, then in an engine. ``close`` gives it back, always."""
+
+    __slots__ = ("_asked_at", "_closed", "_entry", "_future", "_granted_at", "_manager", "id")
+
+    def __init__(self, owner: Owner, entry: Entry, ticket_id: int) -> None:
+        self.id = ticket_id
+        self._manager = owner
+        self._entry = entry
+        self._asked_at = owner.now()
+        self._granted_at: float | None = None
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closed = False
+
+    @property
+    def granted(self) -> bool:
+        return self._granted_at is not None
+
+    @property
+    def url(self) -> str:
+        """The engine's address, once granted."""
+        return self._entry.control.url
+
+    @property
+    def waited_s(self) -> float:
+        return (self._granted_at or self._manager.now()) - self._asked_at
+
+    @property
+    def load_s(self) -> float:
+        """The part of the wait in which the model was coming in."""
+        if self._granted_at is None or self._entry.ready_at <= self._asked_at:
+            return 0.0
+        begun = max(self._asked_at, self._entry.loading_since)
+        return max(0.0, min(self._entry.ready_at, self._granted_at) - begun)
+
+    @property
+    def queue_s(self) -> float:
+        """The rest of the wait: for a turn, or for a free place in the engine."""
+        return self.waited_s - self.load_s
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the model's start is, while it starts."""
+        return self._entry.progress
+
+    def outlook(self) -> Outlook:
+        return self._manager.outlook(self.id)
+
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Wait for the place; False when ``timeout_s`` passed first. Raises the reason of a refusal."""
+        done, _ = await asyncio.wait([self._future], timeout=timeout_s)
+        if done:
+            self._future.result()
+        return self.granted
+
+    def heard(self) -> None:
+        """The engine has sent something for this request: it lives."""
+        self._entry.heard_at = self._manager.now()
+
+    def suspect(self, reason: str, *, silent: bool) -> None:
+        """The engine failed this request in a way that may concern all. ``silent``: it said nothing."""
+        self._manager.examine(self._entry.id, reason, silent=silent)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._manager.closed(self.id, granted=self.granted)
+
+    # The manager's side.
+
+    def grant(self) -> None:
+        self._granted_at = self._manager.now()
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def refuse(self, error: GatewayError) -> None:
+        self._closed = True
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def refused(self) -> GatewayError | None:
+        """The refusal, if it has come already."""
+        error = self._future.exception() if self._future.done() else None
+        return error if isinstance(error, GatewayError) else None

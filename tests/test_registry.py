@@ -1,0 +1,132 @@
+"""The registry file: what is accepted, and everything that is wrong said at once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway.cli import load_registry
+from gateway.config import ModelSpec
+from gateway.registry import RegistryError, device_of
+
+SMALLEST = {"id": "qwen2", "family": "qwen2", "url": "http://127.0.0.1:8080"}
+REPOSITORY = Path(__file__).parent.parent
+
+
+def written(tmp_path: Path, content: object) -> Path:
+    path = tmp_path / "models.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def problems(tmp_path: Path, content: object) -> list[str]:
+    with pytest.raises(RegistryError) as caught:
+        load_registry(written(tmp_path, content))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_smallest_record_is_enough(tmp_path: Path) -> None:
+    registry = load_registry(written(tmp_path, {"models": [SMALLEST]}))
+
+    (model,) = registry.models
+    assert (model.engine, model.managed, model.title) == ("tgi", False, "qwen2")
+    assert registry.default() == "qwen2"
+    assert registry.resolve("nobody") is None
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "models").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_registry_is_valid(path: Path) -> None:
+    assert load_registry(path).models
+
+
+def test_shipped_reference_shows_every_key_of_a_model() -> None:
+    text = (REPOSITORY / "models" / "models.yaml").read_text(encoding="utf-8")
+
+    elsewhere = {"command", "aliases", "device"}  # shown in local.yaml, and in the text
+    missing = [name for name in ModelSpec.model_fields if f"{name}:" not in text and name not in elsewhere]
+    assert missing == []
+
+
+def test_aliases_and_ids_name_the_same_model(tmp_path: Path) -> None:
+    raw = {
+        "models": [SMALLEST | {"aliases": ["Qwen/Qwen2-7B-Instruct"]}],
+        "aliases": {"gpt-3.5-turbo": "qwen2"},
+        "default_model": "gpt-3.5-turbo",
+    }
+
+    registry = load_registry(written(tmp_path, raw))
+
+    names = ("qwen2", "Qwen/Qwen2-7B-Instruct", "gpt-3.5-turbo")
+    assert [registry.resolve(name) for name in names] == ["qwen2"] * 3
+    assert registry.default() == "qwen2"
+
+
+def test_every_problem_is_reported_at_once_with_its_path(tmp_path: Path) -> None:
+    raw = {
+        "models": [
+            SMALLEST | {"family": "qwen9", "limts": {}, "limits": {"max_queu": 3, "max_concurrent": 0}},
+            {"id": "qwen2", "family": "llama3"},
+            {"id": "b", "family": "llama3", "command": ["x"], "parameters": {"temperatur": 1, "top_p": 1.0}},
+        ],
+        "devices": [{"id": "gpu0", "memory": "lots"}],
+        "aliases": {"gpt": "qwen3"},
+        "default_model": "nope",
+        "scenarios": {"raw": {}, "mine": {"user": "no place"}},
+        "extra": 1,
+    }
+
+    found = "\n".join(problems(tmp_path, raw))
+
+    for expected in (
+        "models[0].family: `qwen9` does not exist (did you mean `qwen2`?); allowed: chatml, llama-3.1,",
+        "models[0].limts: unknown key (did you mean `limits`?); allowed here: aliases, command,",
+        "models[0].limits.max_queu: unknown key (did you mean `max_queue`?)",
+        "models[0].limits.max_concurrent: input should be greater than 0 (got 0)",
+        "models[1].id: the name `qwen2` is taken already, by models[0].id",
+        "models[1]: needs `url`",
+        "models[2].command: must contain {port}",
+        "models[2].memory: is required",
+        "models[2].parameters.temperatur: unknown key (did you mean `temperature`?)",
+        "models[2].parameters.top_p: input should be less than 1 (got 1.0)",
+        "devices[0].memory: could not parse",
+        "aliases.gpt: points at `qwen3`, no model here (did you mean `qwen2`?); there are: b, qwen2",
+        "default_model: points at `nope`",
+        "scenarios.raw: `raw` means",
+        "scenarios.mine.user: must contain {inputs} exactly once",
+        "extra: unknown key; allowed here: aliases, default_model, devices, models, scenarios, switching",
+    ):
+        assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("models: [", "file: is not YAML"),
+        ("- a\n- b\n", "file: must be a mapping"),
+        ("", "file: must be a mapping"),
+        ("models: []\n", "models: "),
+        ("models: []\nmodels: []\n", "the key `models` stands 2 times in the mapping at line 1"),
+    ],
+)
+def test_file_that_is_no_registry_is_refused(tmp_path: Path, content: str, expected: str) -> None:
+    assert any(expected in problem for problem in problems(tmp_path, content))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="nowhere.yaml: 1 problem\n  file: cannot be read: No such file"):
+        load_registry(tmp_path / "nowhere.yaml")
+
+
+def test_only_managed_models_take_memory_of_a_device(tmp_path: Path) -> None:
+    raw = {
+        "devices": [{"id": "gpu0", "memory": "11GiB"}],
+        "models": [
+            SMALLEST,
+            {"id": "own", "family": "chatml", "command": ["engine", "{port}"], "memory": "10GiB"},
+        ],
+    }
+
+    registry = load_registry(written(tmp_path, raw))
+
+    assert [device_of(model, registry) for model in registry.models] == [None, "gpu0"]
+    assert registry.models[1].memory == 10 * 2**30
