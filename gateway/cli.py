@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -97,6 +98,9 @@ def _serve(options: argparse.Namespace) -> int:
         lifespan="on",
     )
     server = _Server(config, _hints(settings, listener) if options.hints else None)
+    # uvicorn raises the signal that stopped it once more when all is done. It has been obeyed by then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     with _pid_file(settings.run_dir / "gateway.pid"):
         server.run(sockets=[listener])
     return OK if server.started else FAILED

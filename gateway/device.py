@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 from gateway.memory import Ledger, MemoryReader, wait_for_release, wait_for_room
 from gateway.scheduler import FootprintLearnt, NeighbourUses
@@ -18,11 +18,18 @@ Resident = Callable[[], Collection[str]]
 class DeviceMemory:
     """A ledger, who measures for it, and how long memory may take to come back."""
 
-    def __init__(self, ledger: Ledger, reader: MemoryReader | None, release_timeout_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        models: Collection[str],
+        reader: MemoryReader | None,
+        release_timeout_s: float,
+    ) -> None:
         self._ledger = ledger
+        self._models = models
         self._reader = reader
         self._release_timeout_s = release_timeout_s
-        self._told: dict[str, int] = {}
+        self._told: dict[tuple[str, str], int] = {}
 
     async def make_sure_of_room(self, model: str, resident: Collection[str]) -> None:
         """Blocks until a start of ``model`` has its room. Raises MemoryNotFree, with figures."""
@@ -30,9 +37,14 @@ class DeviceMemory:
         self._ledger.before_start(model, reading, resident)
 
     async def learn(self, model: str) -> int | None:
-        """The model is in: what it took, in bytes; None when that cannot be told."""
+        """The model is in: what it counts for from now, in bytes; None when that could not be measured."""
         reading = None if self._reader is None else await self._reader.read()
-        return self._ledger.after_start(model, reading)
+        taken = self._ledger.after_start(model, reading)
+        return None if taken is None else self._ledger.footprint(model)
+
+    def footprint(self, model: str) -> int:
+        """What the model counts for: held while it is resident, needed for a start otherwise. In bytes."""
+        return self._ledger.footprint(model)
 
     def failed(self, model: str, reason: str) -> None:
         """A start failed; ``reason`` can say that memory ran out."""
@@ -47,19 +59,16 @@ class DeviceMemory:
         """Look again and again, and tell the scheduler what has changed: neighbours, and models that grow."""
         while self._reader is not None:
             reading = await self._reader.read()
-            beside = resident()
-            neighbours = self._ledger.observe(reading, beside)
-            if self._changed(self._ledger.device, neighbours):
-                tell(NeighbourUses(self._ledger.device, neighbours))
-            for model, size in self._footprints(beside):
-                if self._changed(model, size):
+            taken = self._ledger.observe(reading, resident())
+            if self._changed(("neighbours", ""), taken):
+                tell(NeighbourUses(self._ledger.device, taken))
+            for model in self._models:
+                size = self._ledger.footprint(model)
+                if self._changed(("model", model), size):
                     tell(FootprintLearnt(model, size))
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _footprints(self, models: Iterable[str]) -> list[tuple[str, int]]:
-        return [(model, self._ledger.footprint(model)) for model in models]
-
-    def _changed(self, key: str, value: int) -> bool:
+    def _changed(self, key: tuple[str, str], value: int) -> bool:
         if abs(value - self._told.get(key, 0)) < WORTH_TELLING_BYTES:
             return False
         self._told[key] = value

@@ -12,7 +12,8 @@ GatewayError
 ├── MethodNotAllowed          405
 ├── Overloaded                429  a queue or the engine is full; Retry-After is computed
 ├── ModelUnavailable          503  the model cannot answer now; Retry-After where it can be known
-│   └── WaitTimeout           503  its turn did not come before the request's deadline
+│   ├── WaitTimeout           503  its turn did not come before the request's deadline
+│   └── MemoryNotFree         503  (memory) the memory that a start needs did not become free
 ├── EngineError               502  the engine failed, or sent what cannot be understood
 ├── EngineTimeout             504  one of the four clocks ran out
 └── InternalError             500  our own fault; the log has the rest
@@ -44,10 +45,15 @@ class GatewayError(Exception):
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = _closed(message)
         self.field = field
-        self.hint = hint
+        self.hint = hint and _closed(hint)
         self.retry_after_s = retry_after_s
+
+
+def _closed(sentence: str) -> str:
+    """With a full stop: what others put behind it stays readable."""
+    return sentence if sentence.endswith((".", "!", "?", "…", "。")) else f"{sentence}."
 
 
 class InvalidRequest(GatewayError):

@@ -77,11 +77,12 @@ class Fleet:
 
         async def sizes() -> Mapping[str, int]:
             controls = {name: self._controls[name] for name in declared}
-            read = [c.memory_bytes() for c in controls.values() if isinstance(c, SupervisedEngine)]
-            return dict(zip(controls, [size or 0 for size in await asyncio.gather(*read)], strict=True))
+            supervised = {n: c for n, c in controls.items() if isinstance(c, SupervisedEngine)}
+            read = await asyncio.gather(*(control.memory_bytes() for control in supervised.values()))
+            return {name: size for name, size in zip(supervised, read, strict=True) if size}
 
         ledger = Ledger(spec.id, int(spec.memory), declared)
-        return DeviceMemory(ledger, reader_for(spec, sizes), spec.release_timeout_s)
+        return DeviceMemory(ledger, declared.keys(), reader_for(spec, sizes), spec.release_timeout_s)
 
     def _entry(self, spec: ModelSpec) -> Entry:
         device = device_of(spec, self._registry)

@@ -22,7 +22,7 @@ from gateway.scheduler import Outlook
 from gateway.schemas import Clocks, Completed, FinishReason, Language, Message, Prompt, Token
 from gateway.templates import family, render
 from gateway.tickets import Progress, Ticket
-from gateway.upstream.base import EngineClient, is_suspect
+from gateway.upstream.base import EngineClient, EngineUnreachable, is_suspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +209,7 @@ class Generation:
         self._whole: Completed | None = None
         self._sent = self._first_token = 0.0
         self._outcome = "client_gone"
+        self._asked_again = False
         self._closed = False
 
     @property
@@ -217,8 +218,8 @@ class Generation:
 
     @property
     def waits(self) -> bool:
-        """Whether there is no place yet, so that the answer opens with a wait."""
-        return self._ticket is not None and not self._ticket.granted
+        """Whether the engine has not been called yet, so that the answer opens with a wait."""
+        return not self._called
 
     async def enter(self) -> None:
         """Take a place, and call the engine if there is one already. Closes itself on failure."""
@@ -226,25 +227,31 @@ class Generation:
             self._stack.enter_context(self._line.metrics.open("gateway_generations_open", model=self.spec.id))
             self._ticket = await self._line.ask(self._prepared, self._request)
             if self._ticket.granted:
-                await self._call_engine(self._ticket)
+                await self._call_engine()
 
     async def events(self) -> AsyncGenerator[Waiting | Token | Answer]:
         """Waiting while there is a wait (at least every heartbeat), each Token, then one Answer."""
-        ticket = self._entered()
         async with self._closed_on_error():
-            while not ticket.granted:
-                yield Waiting(self.spec.id, ticket.outlook(), ticket.waited_s, ticket.progress)
-                await ticket.wait(self._line.heartbeat_s)
-            async for event in self._pieces(ticket):
+            while not self._called:
+                ticket = self._entered()
+                if ticket.granted:
+                    await self._call_engine()
+                else:
+                    yield Waiting(self.spec.id, ticket.outlook(), ticket.waited_s, ticket.progress)
+                    await ticket.wait(self._line.heartbeat_s)
+            async for event in self._pieces(self._entered()):
                 yield event if isinstance(event, Token) else self._answer(event)
 
     async def answer(self) -> Answer:
         """The Answer alone."""
-        ticket = self._entered()
         async with self._closed_on_error():
-            while not ticket.granted:
-                await ticket.wait(None)
-            async for event in self._pieces(ticket):
+            while not self._called:
+                ticket = self._entered()
+                if ticket.granted:
+                    await self._call_engine()
+                else:
+                    await ticket.wait(None)
+            async for event in self._pieces(self._entered()):
                 if isinstance(event, Completed):
                     return self._answer(event)
             raise EngineError("The engine ended its answer without saying that it was complete.")
@@ -262,7 +269,30 @@ class Generation:
             await self.aclose(error)
             raise
 
-    async def _call_engine(self, ticket: Ticket) -> None:
+    @property
+    def _called(self) -> bool:
+        return self._tokens is not None or self._whole is not None
+
+    async def _call_engine(self) -> None:
+        """Send the prompt and wait for the first token.
+
+        An engine that ended a moment ago may not be known to be gone yet. Nothing was sent then, so the
+        request asks for a place once more, and waits until the model is back.
+        """
+        try:
+            await self._send(self._entered())
+        except EngineUnreachable:
+            if self._asked_again:
+                raise
+            self._asked_again = True
+            await self._ask_again(self._entered())
+
+    async def _ask_again(self, lost: Ticket) -> None:
+        await lost.lost()
+        lost.close()
+        self._ticket = await self._line.ask(self._prepared, self._request)
+
+    async def _send(self, ticket: Ticket) -> None:
         spec, prepared = self.spec, self._prepared
         engine, clocks = self._line.engine(spec), _clocks(spec)
         self._sent = time.perf_counter()
@@ -276,8 +306,6 @@ class Generation:
         self._first_token = time.perf_counter()
 
     async def _pieces(self, ticket: Ticket) -> AsyncIterator[Token | Completed]:
-        if self._tokens is None and self._whole is None:
-            await self._call_engine(ticket)
         ticket.heard()
         if self._whole is not None:
             yield self._whole

@@ -20,7 +20,8 @@ from gateway.upstream.supervisor import SupervisorClient, SupervisorStatus
 POLL_S = 0.2
 RETURN_POLL_S = 1.0
 QUICK_PROBE_S = 2.0
-SICK_GRACE_S = 10.0
+FORCE_GRACE_S = 1.0
+"""For an engine that is sick, or whose answers are to break off: time to say goodbye, not to drain."""
 
 
 class ExternalEngine:
@@ -123,8 +124,8 @@ class SupervisedEngine:
         return True
 
     async def stop(self, *, force: bool) -> None:
-        grace_s = SICK_GRACE_S if force else self._spec.timeouts.stop_grace_s
-        await self._supervisor.stop(min(grace_s, self._spec.timeouts.stop_grace_s))
+        grace_s = self._spec.timeouts.stop_grace_s
+        await self._supervisor.stop(min(grace_s, FORCE_GRACE_S) if force else grace_s)
         while (await self._supervisor.status()).state in ("running", "stopping"):
             await asyncio.sleep(POLL_S)
 

@@ -29,6 +29,7 @@ from gateway.scheduler import (
     Died,
     Event,
     Finished,
+    FootprintLearnt,
     Grant,
     Left,
     LoadAsked,
@@ -77,8 +78,8 @@ class ModelManager:
         ticket = Ticket(self, entry, next(self._ids))
         self._tickets[ticket.id] = ticket
         self._dispatch(Arrived(ticket.id, model, deadline=self.now() + wait_s))
-        if (error := ticket.refused()) is not None:
-            raise error
+        if ticket.refusal is not None:
+            raise ticket.refusal
         return ticket
 
     def closed(self, ticket_id: int, *, granted: bool) -> None:
@@ -99,8 +100,16 @@ class ModelManager:
         if self.view(model).state not in (State.READY, State.DRAINING):
             return
         if not silent:
-            self._spawn(self._examine(entry, reason))
+            self._spawn(self.look(model, reason))
         elif self.now() - entry.heard_at >= entry.silence_s:
+            self._dispatch(Died(model, reason))
+
+    async def look(self, model: str, reason: str) -> None:
+        """See whether an engine answers; when it does not, it has died, for ``reason``."""
+        entry = self._entries[model]
+        if await entry.control.running():
+            return
+        if self.view(model).state in (State.READY, State.DRAINING):
             self._dispatch(Died(model, reason))
 
     # ------------------------------------------------------------ for people
@@ -234,6 +243,9 @@ class ModelManager:
         if entry.progress is not None:
             event |= {"phase": entry.progress.phase, "progress": entry.progress.fraction}
         self.events.publish(event)
+        for ticket in self._tickets.values():
+            if not ticket.granted:
+                ticket.tell()
 
     # ------------------------------------------------------------ what takes long
 
@@ -265,6 +277,7 @@ class ModelManager:
             if entry.device is not None:
                 entry.device.failed(entry.id, reason)
             await self._make_sure_it_is_gone(entry)
+            self._tell_footprint(entry)
             self._dispatch(StartFailed(entry.id, reason))
         else:
             self._metrics.count("gateway_starts_total", model=entry.id, outcome="ok")
@@ -311,9 +324,16 @@ class ModelManager:
             if entry.device is not None:
                 await entry.device.gone(entry.id, self._resident_on(entry.device, but=entry))
         except Exception as error:  # the scheduler tries again after a pause; silence would block the device
-            self._dispatch(StopFailed(entry.id, _reason(error)))
+            ended: Event = StopFailed(entry.id, _reason(error))
         else:
-            self._dispatch(Stopped(entry.id))
+            ended = Stopped(entry.id)
+        self._tell_footprint(entry)
+        self._dispatch(ended)
+
+    def _tell_footprint(self, entry: Entry) -> None:
+        """What it needs next time can be less than what it held: some engines take all they find."""
+        if entry.device is not None:
+            self._dispatch(FootprintLearnt(entry.id, entry.device.footprint(entry.id)))
 
     # ------------------------------------------------------------ does it live?
 
@@ -329,12 +349,6 @@ class ModelManager:
     async def _watched(self, entry: Entry) -> None:
         reason = await entry.control.watch(lambda: entry.heard_at)
         self._dispatch(Died(entry.id, reason))
-
-    async def _examine(self, entry: Entry, reason: str) -> None:
-        if await entry.control.running():
-            return
-        if self.view(entry.id).state in (State.READY, State.DRAINING):
-            self._dispatch(Died(entry.id, reason))
 
     async def _await_return(self, entry: Entry) -> None:
         """Somebody else runs this engine: all there is to do is to see it come back."""
@@ -356,7 +370,7 @@ class ModelManager:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, GatewayError):
-        return error.message
+        return f"{error.message} {error.hint}" if error.hint else error.message
     logger.error("unexpected", exc_info=error)
     return f"{type(error).__name__}: {error}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,13 +81,14 @@ class Owner(Protocol):
     def now(self) -> float: ...
     def outlook(self, ticket_id: int) -> Outlook: ...
     def examine(self, model: str, reason: str, *, silent: bool) -> None: ...
+    async def look(self, model: str, reason: str) -> None: ...
     def closed(self, ticket_id: int, *, granted: bool) -> None: ...
 
 
 class Ticket:
     """One request's place: in a queue, then in an engine. ``close`` gives it back, always."""
 
-    __slots__ = ("_asked_at", "_closed", "_entry", "_future", "_granted_at", "_manager", "id")
+    __slots__ = ("_asked_at", "_closed", "_entry", "_granted_at", "_manager", "_news", "id", "refusal")
 
     def __init__(self, owner: Owner, entry: Entry, ticket_id: int) -> None:
         self.id = ticket_id
@@ -94,7 +96,8 @@ class Ticket:
         self._entry = entry
         self._asked_at = owner.now()
         self._granted_at: float | None = None
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._news = asyncio.Event()
+        self.refusal: GatewayError | None = None
         self._closed = False
 
     @property
@@ -131,12 +134,18 @@ class Ticket:
     def outlook(self) -> Outlook:
         return self._manager.outlook(self.id)
 
-    async def wait(self, timeout_s: float | None) -> bool:
-        """Wait for the place; False when ``timeout_s`` passed first. Raises the reason of a refusal."""
-        done, _ = await asyncio.wait([self._future], timeout=timeout_s)
-        if done:
-            self._future.result()
-        return self.granted
+    async def wait(self, timeout_s: float | None) -> None:
+        """Return when there is news: a grant, a new phase or progress; or when ``timeout_s`` has passed.
+
+        Raises the reason of a refusal.
+        """
+        if not self.granted and self.refusal is None:
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._news.wait()
+        if self.refusal is not None:
+            raise self.refusal
 
     def heard(self) -> None:
         """The engine has sent something for this request: it lives."""
@@ -146,6 +155,10 @@ class Ticket:
         """The engine failed this request in a way that may concern all. ``silent``: it said nothing."""
         self._manager.examine(self._entry.id, reason, silent=silent)
 
+    async def lost(self) -> None:
+        """Nothing answered at the engine's address. Returns once the manager has looked, and knows."""
+        await self._manager.look(self._entry.id, f"nothing answers at {self.url}")
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -153,17 +166,19 @@ class Ticket:
 
     # The manager's side.
 
+    @property
+    def model(self) -> str:
+        return self._entry.id
+
     def grant(self) -> None:
         self._granted_at = self._manager.now()
-        if not self._future.done():
-            self._future.set_result(None)
+        self._news.set()
 
     def refuse(self, error: GatewayError) -> None:
         self._closed = True
-        if not self._future.done():
-            self._future.set_exception(error)
+        self.refusal = error
+        self._news.set()
 
-    def refused(self) -> GatewayError | None:
-        """The refusal, if it has come already."""
-        error = self._future.exception() if self._future.done() else None
-        return error if isinstance(error, GatewayError) else None
+    def tell(self) -> None:
+        """Something about the wait has changed."""
+        self._news.set()

@@ -113,7 +113,9 @@ def test_file_that_is_no_registry_is_refused(tmp_path: Path, content: str, expec
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match="nowhere.yaml: 1 problem\n  file: cannot be read: No such file"):
+    with pytest.raises(
+        RegistryError, match=r"nowhere\.yaml: 1 problem\n  file: cannot be read: No such file"
+    ):
         load_registry(tmp_path / "nowhere.yaml")
 
 

@@ -1,0 +1,381 @@
+"""Who is resident, who waits, who hands over. Pure: (state, time, event) → actions.
+
+Nothing here reads a clock, sleeps, or talks to anybody. Four rules make up the policy; each is one
+function below, and ``docs/SWITCHING.md`` gives the reasons and what is guaranteed.
+
+1. ``_grant``   A resident model serves at once, until it drains for somebody else.
+2. ``_turn``    Among models that are not resident: whoever is due first, then priority, then age.
+3. ``_may_go``  An idle resident may go; a busy one when the other is due and it had its residency.
+4. ``_place``   Room is counted in bytes; those go who are missed least; nobody is killed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from gateway.switching import outlook
+from gateway.switching.books import Device, Model, Request, cheapest_victims, room_complaint, want_preloads
+from gateway.switching.lifecycle import Lifecycle, outlasts_backoff
+from gateway.switching.vocabulary import (
+    Action,
+    Arrived,
+    CancelStart,
+    Changed,
+    DevicePolicy,
+    Died,
+    Event,
+    Finished,
+    FootprintLearnt,
+    Grant,
+    Left,
+    LoadAsked,
+    ModelPolicy,
+    ModelView,
+    NeighbourUses,
+    Outlook,
+    RefusalCode,
+    Refuse,
+    Start,
+    Started,
+    StartFailed,
+    State,
+    Stop,
+    StopFailed,
+    Stopped,
+    SwitchPolicy,
+    Tick,
+    UnloadAsked,
+    WakeAt,
+)
+
+__all__ = [
+    "Action",
+    "Arrived",
+    "CancelStart",
+    "Changed",
+    "DevicePolicy",
+    "Died",
+    "Event",
+    "Finished",
+    "FootprintLearnt",
+    "Grant",
+    "Left",
+    "LoadAsked",
+    "ModelPolicy",
+    "ModelView",
+    "NeighbourUses",
+    "Outlook",
+    "Refuse",
+    "Scheduler",
+    "Start",
+    "StartFailed",
+    "Started",
+    "State",
+    "Stop",
+    "StopFailed",
+    "Stopped",
+    "SwitchPolicy",
+    "Tick",
+    "UnloadAsked",
+    "WakeAt",
+]
+
+
+class Scheduler:
+    """The one owner of every model's state. ``handle`` is the only way in.
+
+    It never raises on an event; requests that are unknown or already ended are ignored. Times are
+    seconds on the caller's clock, which must not run backwards.
+    """
+
+    def __init__(
+        self,
+        models: Iterable[ModelPolicy],
+        devices: Iterable[DevicePolicy],
+        policy: SwitchPolicy,
+        now: float,
+    ) -> None:
+        self._policy = policy
+        self._life = Lifecycle(policy)
+        self._requests = self._life.requests
+        self._devices = {device.id: Device(device) for device in devices}
+        self._models: dict[str, Model] = {}
+        self._armed: float | None = None
+        for model in models:
+            self._add(model, now)
+        if policy.default_model is not None and policy.default_model not in self._models:
+            raise ValueError(f"default_model {policy.default_model!r} is none of {sorted(self._models)}")
+        for device in self._devices.values():
+            want_preloads(device, now)
+
+    def _device(self, model: Model) -> Device:
+        return self._devices[model.policy.device]
+
+    def _add(self, policy: ModelPolicy, now: float) -> None:
+        if not policy.managed:
+            self._devices.setdefault(policy.device, Device(DevicePolicy(policy.device, 0)))
+        state = State.STOPPED if policy.managed else State.READY
+        model = Model(policy, policy.footprint_bytes, now, state)
+        self._models[policy.id] = model
+        self._devices[policy.device].models.append(model)
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        self._life.actions = []
+        for device in self._apply(event, now):
+            self._settle(device, now)
+        self._arm(always=isinstance(event, Tick))
+        return self._life.actions
+
+    def outlook(self, request_id: int, now: float) -> Outlook:
+        """Raises KeyError for a request that is neither waiting nor running."""
+        request = self._requests[request_id]
+        return outlook.outlook(request, self._device(request.model), self._policy, now)
+
+    def retry_after_s(self, model: str, now: float) -> float | None:
+        record = self._models[model]
+        return outlook.retry_after_s(record, self._device(record), self._policy, now)
+
+    def view(self, model: str) -> ModelView:
+        return self._models[model].view()
+
+    # Events update the books; then every device that they touch is settled.
+
+    def _apply(self, event: Event, now: float) -> Iterable[Device]:
+        match event:
+            case Arrived():
+                return self._arrived(event, now)
+            case Finished() | Left():
+                return self._ended(event, now)
+            case Tick():
+                return self._devices.values()
+            case NeighbourUses():
+                device = self._devices.get(event.device)
+                if device is not None:
+                    device.neighbour_bytes = max(0, event.bytes)
+                return (device,) if device is not None else ()
+            case _:
+                model = self._models.get(event.model)
+                if model is None:
+                    return ()
+                self._life.apply(event, model, self._device(model), now)
+                return (self._device(model),)
+
+    def _arrived(self, event: Arrived, now: float) -> Iterable[Device]:
+        model = self._models.get(event.model)
+        if model is None:
+            message = f"There is no model {event.model!r}."
+            self._life.actions.append(Refuse(event.request_id, "unknown_model", message))
+            return ()
+        if event.request_id in self._requests:
+            return ()
+        model.history.arrived(now)
+        due = self._due(event, model, now)
+        request = Request(event.request_id, model, now, due, event.deadline, event.priority)
+        if model.can_admit():
+            self._requests[request.id] = request
+            self._life.admit(request, now)
+            return ()  # nothing else can have changed
+        refusal = self._refusal(request, now)
+        if refusal is not None:
+            self._life.refuse(request, *refusal, now, self.retry_after_s(event.model, now))
+            return ()
+        self._requests[request.id] = request
+        model.enqueue(request)
+        return (self._device(model),)
+
+    def _due(self, event: Arrived, model: Model, now: float) -> float:
+        """``max_wait_s`` from now; earlier if only so it can be answered before its own deadline."""
+        due = now + self._policy.max_wait_s
+        if event.deadline is None or model.state is State.READY:
+            return due
+        switch_s = outlook.switch_s(model, self._device(model))
+        if switch_s is None:
+            return due
+        latest = event.deadline - switch_s - (model.history.service.value or 0.0)
+        return min(due, latest) if latest >= now else due
+
+    def _refusal(self, request: Request, now: float) -> tuple[RefusalCode, str] | None:
+        model, name = request.model, request.model.policy.id
+        if len(model.waiting) >= model.policy.max_queue:
+            return "queue_full", f"{model.policy.max_queue} requests already wait for {name}."
+        if not model.policy.managed and model.state is not State.READY:
+            return "unavailable", f"{name} does not answer: {model.reason}"
+        if not outlasts_backoff(request, now):
+            return "start_failed", f"{name} could not be started: {model.reason}"
+        return None
+
+    def _ended(self, event: Finished | Left, now: float) -> Iterable[Device]:
+        request = self._requests.pop(event.request_id, None)
+        if request is None:
+            return ()
+        model = request.model
+        model.dequeue(request)
+        model.running.pop(request.id, None)
+        if isinstance(event, Finished) and request.granted_at is not None:
+            model.history.service.add(now - request.granted_at)
+        if model.idle:
+            model.idle_since = now
+        return (self._device(model),)
+
+    # Decisions
+
+    def _settle(self, device: Device, now: float) -> None:
+        """Bring one device to rest: afterwards, only an event or ``device.wake_at`` can change anything."""
+        before = -1
+        while len(self._life.actions) != before:  # a start or a refusal may let others go on
+            before = len(self._life.actions)
+            self._decide(device, now)
+        device.wake_at = self._next_wake(device, now)
+
+    def _decide(self, device: Device, now: float) -> None:
+        self._expire(device, now)
+        self._drop_what_nobody_asks_for(device, now)
+        for model in device.models:
+            self._grant(model, now)
+        self._retire(device, now)
+        self._return_to_default(device, now)
+        self._place(device, now)
+        for model in device.models:
+            if model.state is State.DRAINING and not model.running:
+                self._life.stop(model, now, model.reason)
+
+    def _grant(self, model: Model, now: float) -> None:
+        """Rule 1. By priority, then age; whoever is due comes before all priorities."""
+        while model.waiting and model.can_admit():
+            oldest = next(iter(model.waiting.values()))
+            first = max(model.waiting.values(), key=lambda r: r.priority)  # the oldest of equals
+            self._life.admit(oldest if oldest.arrived + self._policy.max_wait_s <= now else first, now)
+
+    def _turn(self, model: Model, now: float) -> tuple[bool, bool, float, float]:
+        """Rule 2, as a sort key. A hand-over that has begun is not overtaken."""
+        due = model.due_at(self._policy.max_wait_s)
+        if due <= now:
+            return (not model.claim, False, due, 0.0)
+        return (not model.claim, True, -model.policy.priority, model.asked_at())
+
+    def _may_go(self, resident: Model, newcomer: Model, now: float) -> bool:
+        """Rule 3."""
+        if resident.state is not State.READY or not resident.holds_bytes or resident.policy.pinned:
+            return False
+        if resident.idle and now >= outlook.held_until(resident, self._policy):
+            return True
+        due = newcomer.due_at(self._policy.max_wait_s) <= now
+        entitled = due or newcomer.policy.priority > resident.policy.priority
+        return entitled and now >= resident.ready_since + self._policy.min_residency_s
+
+    def _place(self, device: Device, now: float) -> None:
+        """Rule 4. In turn, each newcomer starts, waits for memory on its way, or has somebody make room.
+
+        A younger demand never takes what an older one needs: ``ahead`` are the bytes of those before it.
+        """
+        ahead = promised = 0
+        for model in sorted(self._newcomers(device, now), key=lambda m: self._turn(m, now)):
+            size = model.footprint_bytes
+            if model.holds_bytes or size + ahead > device.attainable_bytes(but=model):
+                ahead += size
+                continue
+            coming = device.free_bytes() + device.leaving_bytes() - promised
+            if size <= min(coming, device.free_bytes()):
+                self._start(device, model, now)
+                continue
+            if size > coming and not self._make_room(device, model, size - coming, now):
+                ahead += size
+                continue
+            ahead += size
+            promised += size
+
+    def _start(self, device: Device, model: Model, now: float) -> None:
+        device.away_from_default = model.policy.id != self._policy.default_model
+        self._life.start(model, now)
+
+    def _newcomers(self, device: Device, now: float) -> list[Model]:
+        """Who asks for room and can have some; those who never can are told so."""
+        asking = []
+        for model in device.models:
+            if not model.asks_for_room(now):
+                continue
+            complaint = room_complaint(device, model, due=model.due_at(self._policy.max_wait_s) <= now)
+            if complaint is not None:
+                self._life.give_up(model, complaint, now)
+            elif model.footprint_bytes <= device.attainable_bytes(but=model):
+                asking.append(model)
+        return asking
+
+    def _make_room(self, device: Device, newcomer: Model, need_bytes: int, now: float) -> bool:
+        may_go = [m for m in device.models if m is not newcomer and self._may_go(m, newcomer, now)]
+        victims = cheapest_victims(may_go, need_bytes, now, self._policy.max_wait_s)
+        for victim in victims or ():
+            self._life.drain(victim, now, f"makes room for {newcomer.policy.id}", newcomer)
+        newcomer.claim = newcomer.claim or victims is not None
+        return victims is not None
+
+    def _expire(self, device: Device, now: float) -> None:
+        for model in device.models:
+            if model.soonest_deadline > now:
+                continue
+            late = [r for r in model.waiting.values() if r.deadline is not None and r.deadline <= now]
+            for request in late:
+                retry_after_s = self.retry_after_s(model.policy.id, now)
+                message = f"Its turn at {model.policy.id} did not come before the request's deadline."
+                self._life.refuse(request, "deadline", message, now, retry_after_s)
+
+    def _drop_what_nobody_asks_for(self, device: Device, now: float) -> None:
+        for model in device.models:
+            model.claim = model.claim and model.demanded
+            if model.state is State.STARTING and not model.demanded and not self._policy.keep_abandoned_loads:
+                self._life.cancel_start(model, now, "nobody waits for it any more")
+        for model in device.models:
+            asker = model.makes_room_for
+            if model.state is State.DRAINING and asker is not None and not asker.claim:
+                self._life.take_back(model, now)
+
+    def _retire(self, device: Device, now: float) -> None:
+        """Idle time-outs, and another try at what could not be stopped."""
+        for model in device.models:
+            timeout_at = model.idle_timeout_at()
+            if timeout_at is not None and timeout_at <= now:
+                self._life.stop(model, now, "idle")
+            if model.stop_again_at is not None and model.stop_again_at <= now:
+                self._life.stop_now(model, now, model.reason)
+
+    def _return_to_default(self, device: Device, now: float) -> None:
+        device.note_quiet(now)
+        at = self._return_at(device)
+        if at is not None and at <= now:
+            device.away_from_default = False
+            self._models[str(self._policy.default_model)].wanted_since = now
+
+    def _return_at(self, device: Device) -> float | None:
+        after_s, default = self._policy.return_to_default_after_s, self._policy.default_model
+        if after_s is None or default is None or self._models[default] not in device.models:
+            return None
+        if device.quiet_since is None or not device.away_from_default:
+            return None
+        return device.quiet_since + after_s
+
+    # Time
+
+    def _next_wake(self, device: Device, now: float) -> float | None:
+        """The first moment at which time alone changes something on this device."""
+        return min((at for at in self._moments(device, now) if now < at < math.inf), default=None)
+
+    def _moments(self, device: Device, now: float) -> Iterator[float]:
+        newcomers = [model for model in device.models if model.asks_for_room(now)]
+        for newcomer in newcomers:
+            yield newcomer.due_at(self._policy.max_wait_s)
+        for model in device.models:
+            yield model.soonest_deadline
+            candidates = (model.stop_again_at, model.idle_timeout_at(), model.demanded and model.retry_at)
+            yield from (at for at in candidates if at)
+            if newcomers and model.state is State.READY:
+                yield outlook.held_until(model, self._policy)
+                yield model.ready_since + self._policy.min_residency_s
+        yield self._return_at(device) or math.inf
+
+    def _arm(self, *, always: bool) -> None:
+        wakes = [device.wake_at for device in self._devices.values() if device.wake_at is not None]
+        at = min(wakes, default=None)
+        if at is not None and (always or at != self._armed):
+            self._life.actions.append(WakeAt(at))
+        self._armed = at

@@ -1,0 +1,1 @@
+"""What the scheduler decides with: its vocabulary, its books, measured history, and estimates for people."""

@@ -1,0 +1,244 @@
+"""The scheduler's books: who holds which part of a device, who asks for it, who would be missed least.
+
+Pure data and questions about it; nothing here decides or acts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from gateway.switching.history import History
+from gateway.switching.vocabulary import DevicePolicy, ModelPolicy, ModelView, State
+
+EXACT_SEARCH_UP_TO = 10
+"""Residents of one device for which every set of victims is tried; beyond it, a greedy choice."""
+
+HOLDS_MEMORY = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING})
+
+
+@dataclass(slots=True)
+class Request:
+    id: int
+    model: Model
+    arrived: float
+    due: float
+    """When a hand-over to its model must begin at the latest."""
+    deadline: float | None
+    priority: int
+    granted_at: float | None = None
+
+
+@dataclass(slots=True)
+class Model:
+    policy: ModelPolicy
+    footprint_bytes: int
+    since: float
+    state: State = State.STOPPED
+    reason: str | None = None
+    waiting: dict[int, Request] = field(default_factory=dict)  # in order of arrival
+    running: dict[int, Request] = field(default_factory=dict)
+    history: History = field(default_factory=History)
+    wanted_since: float | None = None  # demand without a request: preload, LoadAsked, return to default
+    ready_since: float = 0.0
+    idle_since: float = 0.0
+    failures: int = 0  # failed starts and early deaths in a row
+    retry_at: float | None = None  # no start before
+    stop_failures: int = 0
+    stop_again_at: float | None = None
+    stop_began: float | None = None  # of an orderly stop, which is worth measuring
+    makes_room_for: Model | None = None  # why it drains; None for an unload, which is not taken back
+    claim: bool = False  # its hand-over has begun: the memory that is being freed is for it
+    soonest_due: float = math.inf  # over ``waiting``
+    soonest_deadline: float = math.inf
+
+    @property
+    def holds_bytes(self) -> int:
+        return self.footprint_bytes if self.policy.managed and self.state in HOLDS_MEMORY else 0
+
+    @property
+    def demanded(self) -> bool:
+        return bool(self.waiting) or self.wanted_since is not None
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self.waiting
+
+    @property
+    def stuck(self) -> bool:
+        """Could not be stopped; its memory cannot be counted on."""
+        return self.state is State.STOPPING and self.stop_again_at is not None
+
+    @property
+    def leaving(self) -> bool:
+        """Its memory comes back without any further decision."""
+        return self.state in (State.DRAINING, State.STOPPING) and not self.stuck
+
+    def can_admit(self) -> bool:
+        return self.state is State.READY and len(self.running) < self.policy.max_concurrent
+
+    def asks_for_room(self, now: float) -> bool:
+        """Somebody wants it, it is not there, and it is not in back-off."""
+        if not self.policy.managed or not self.demanded or self.state in (State.STARTING, State.READY):
+            return False
+        return self.state is not State.FAILED or self.retry_at is None or self.retry_at <= now
+
+    def asked_at(self) -> float:
+        """When the oldest demand for it came. Only while ``demanded``."""
+        times = [] if self.wanted_since is None else [self.wanted_since]
+        if self.waiting:
+            times.append(next(iter(self.waiting.values())).arrived)
+        return min(times)
+
+    def due_at(self, max_wait_s: float) -> float:
+        """When a hand-over to it must begin at the latest. Only while ``demanded``."""
+        if self.wanted_since is None:
+            return self.soonest_due
+        return min(self.soonest_due, self.wanted_since + max_wait_s)
+
+    def idle_timeout_at(self) -> float | None:
+        timeout_s = self.policy.idle_timeout_s
+        if timeout_s is None or self.state is not State.READY or not self.idle or self.policy.pinned:
+            return None
+        return self.idle_since + timeout_s if self.policy.managed else None
+
+    def enqueue(self, request: Request) -> None:
+        self.waiting[request.id] = request
+        self.soonest_due = min(self.soonest_due, request.due)
+        if request.deadline is not None:
+            self.soonest_deadline = min(self.soonest_deadline, request.deadline)
+
+    def dequeue(self, request: Request) -> bool:
+        """False if it was not waiting."""
+        if self.waiting.pop(request.id, None) is None:
+            return False
+        left = self.waiting.values()
+        if request.due <= self.soonest_due:
+            self.soonest_due = min((r.due for r in left), default=math.inf)
+        if request.deadline == self.soonest_deadline:
+            deadlines = (r.deadline for r in left if r.deadline is not None)
+            self.soonest_deadline = min(deadlines, default=math.inf)
+        return True
+
+    def loss(self, now: float, horizon_s: float) -> float:
+        """Seconds of reloading that its eviction would bring on those who use it."""
+        expected = self.history.arrival_rate(now) * horizon_s
+        demand = len(self.waiting) + len(self.running) + expected
+        return demand * self.history.reload_s(self.footprint_bytes)
+
+    def view(self) -> ModelView:
+        return ModelView(
+            state=self.state,
+            since=self.since,
+            reason=self.reason,
+            waiting=len(self.waiting),
+            in_flight=len(self.running),
+            last_start_s=self.history.load.last(),
+            footprint_bytes=self.footprint_bytes,
+            retry_at=self.retry_at if self.state is State.FAILED else None,
+        )
+
+
+@dataclass(slots=True)
+class Device:
+    policy: DevicePolicy
+    models: list[Model] = field(default_factory=list)
+    neighbour_bytes: int = 0
+    quiet_since: float | None = None  # nothing runs, waits, comes or goes since then
+    away_from_default: bool = False
+    wake_at: float | None = None
+
+    def free_bytes(self) -> int:
+        held = sum(model.holds_bytes for model in self.models)
+        return self.policy.capacity_bytes - self.neighbour_bytes - held
+
+    def leaving_bytes(self) -> int:
+        return sum(model.holds_bytes for model in self.models if model.leaving)
+
+    def pinned_bytes(self, but: Model) -> int:
+        """Held by residents that may never be evicted."""
+        pinned = (
+            m for m in self.models if m.policy.pinned and m is not but and m.state is not State.STOPPING
+        )
+        return sum(m.holds_bytes for m in pinned)
+
+    def attainable_bytes(self, but: Model) -> int:
+        """The most room that could be made for it now, by evicting everything that may be evicted."""
+        stuck = sum(m.holds_bytes for m in self.models if m.stuck and m is not but)
+        return self.policy.capacity_bytes - self.neighbour_bytes - self.pinned_bytes(but) - stuck
+
+    def note_quiet(self, now: float) -> None:
+        moving = (State.STARTING, State.DRAINING, State.STOPPING)
+        busy = any(not m.idle or m.demanded or m.state in moving for m in self.models if m.policy.managed)
+        if busy:
+            self.quiet_since = None
+        elif self.quiet_since is None:
+            self.quiet_since = now
+
+
+def room_complaint(device: Device, model: Model, *, due: bool) -> str | None:
+    """Why it cannot be placed, with the figures: at once if it never can, when ``due`` if it cannot now."""
+    size, capacity, pinned = (
+        model.footprint_bytes,
+        device.policy.capacity_bytes,
+        device.pinned_bytes(but=model),
+    )
+    needs = f"{model.policy.id} needs {_gb(size)} on {device.policy.id}"
+    if size > capacity - pinned:
+        return f"{needs}, which has {_gb(capacity)}, of which pinned models hold {_gb(pinned)}."
+    attainable = device.attainable_bytes(but=model)
+    if not due or size <= attainable:
+        return None
+    others = _gb(device.neighbour_bytes)
+    return f"{needs}; at most {_gb(max(0, attainable))} can be freed now, other programs hold {others}."
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def want_preloads(device: Device, now: float) -> None:
+    """Of the models to preload, those that fit together: pinned first, then by priority."""
+    room = device.policy.capacity_bytes
+    asked = [m for m in device.models if m.policy.preload and m.policy.managed]
+    for model in sorted(asked, key=lambda m: (not m.policy.pinned, -m.policy.priority)):
+        if model.footprint_bytes <= room:
+            room -= model.footprint_bytes
+            model.wanted_since = now
+
+
+def cheapest_victims(
+    candidates: Sequence[Model], need_bytes: int, now: float, horizon_s: float
+) -> list[Model] | None:
+    """The set that frees ``need_bytes`` with the least loss; None when all of them together do not."""
+    if sum(model.holds_bytes for model in candidates) < need_bytes:
+        return None
+    losses = {id(model): model.loss(now, horizon_s) for model in candidates}
+
+    def cost(victims: Iterable[Model]) -> tuple[float, float, float]:
+        chosen = list(victims)
+        least_recent = sum(model.idle_since for model in chosen)
+        return sum(losses[id(m)] for m in chosen), sum(m.holds_bytes for m in chosen), least_recent
+
+    if len(candidates) > EXACT_SEARCH_UP_TO:
+        return _greedy_victims(sorted(candidates, key=lambda m: losses[id(m)] / m.holds_bytes), need_bytes)
+    sets = (s for n in range(1, len(candidates) + 1) for s in combinations(candidates, n))
+    enough = (s for s in sets if sum(m.holds_bytes for m in s) >= need_bytes)
+    return list(min(enough, key=cost))
+
+
+def _greedy_victims(cheapest_first: Sequence[Model], need_bytes: int) -> list[Model]:
+    chosen: list[Model] = []
+    freed = 0
+    for model in cheapest_first:
+        if freed >= need_bytes:
+            break
+        chosen.append(model)
+        freed += model.holds_bytes
+    for model in tuple(chosen):  # an early small one may have become superfluous
+        if freed - model.holds_bytes >= need_bytes:
+            chosen.remove(model)
+            freed -= model.holds_bytes
+    return chosen

@@ -1,0 +1,92 @@
+"""What every kind of engine can be asked, and how its failures are told apart.
+
+One file per kind (``tgi.py`` …) fulfils ``EngineClient``; everything above speaks to this protocol only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Literal, Protocol
+
+from gateway.errors import EngineError, EngineTimeout, ModelUnavailable
+from gateway.schemas import Clocks, Completed, Prompt, Token
+
+Clock = Literal["connect", "first_token", "between_tokens", "total"]
+
+
+class EngineClient(Protocol):
+    """One kind of engine. ``url`` is the engine's base address, without a route.
+
+    ``parameters`` are TGI's; those that are None are not sent. Every method raises only GatewayError
+    (or lets a cancellation through), and no message holds the prompt.
+    """
+
+    def stream(
+        self,
+        url: str,
+        prompt: Prompt,
+        parameters: Mapping[str, object],
+        clocks: Clocks,
+        *,
+        tokens: bool = True,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Token | Completed]]:
+        """Generate, piece by piece.
+
+        Entering sends the request and blocks until the first token is there: the moment of entry is the
+        first-token instant, and everything the engine refuses is raised by then. Iterating yields each
+        Token (special ones too) and then exactly one Completed; with ``tokens=False`` the Completed alone,
+        much cheaper. Leaving, however it happens, closes the connection at once unless the answer was
+        complete.
+
+        Clocks count only while the engine is waited for: a caller that takes its time costs the engine
+        nothing, except on the total clock, which is looked at before each read.
+        """
+        ...
+
+    async def generate(
+        self, url: str, prompt: Prompt, parameters: Mapping[str, object], clocks: Clocks
+    ) -> Completed:
+        """Generate in one piece, for what cannot be streamed; ``details`` is filled.
+
+        Only the connect and total clocks apply: nothing can be seen of the tokens on their way.
+        """
+        ...
+
+    async def count_tokens(self, url: str, text: str, *, timeout_s: float = 10.0) -> int | None:
+        """How many tokens ``text`` is as a prompt; None when this engine cannot count."""
+        ...
+
+    async def healthy(self, url: str, timeout_s: float) -> None:
+        """Return when the engine says that it can answer; raise with the reason otherwise."""
+        ...
+
+    async def info(self, url: str, timeout_s: float) -> Mapping[str, Any]:
+        """What the engine says about itself, as it says it."""
+        ...
+
+
+class SuspectEngineError(EngineError):
+    """The engine broke off, or failed in the middle of its work: it may not recover by itself."""
+
+    engine_suspect: ClassVar[bool] = True
+
+
+class EngineUnreachable(ModelUnavailable):
+    """Nothing answers at the engine's address, or what does says that the engine is not there."""
+
+    engine_suspect: ClassVar[bool] = True
+
+
+class ClockTimeout(EngineTimeout):
+    """One of the four clocks ran out; ``clock`` says which."""
+
+    def __init__(self, clock: Clock, message: str, *, hint: str, engine_suspect: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.clock: Clock = clock
+        self.engine_suspect = engine_suspect
+
+
+def is_suspect(error: BaseException) -> bool:
+    """Whether ``error`` is a reason to look at the engine's health rather than at the request."""
+    return bool(getattr(error, "engine_suspect", False))

@@ -1,0 +1,225 @@
+"""One call to an engine over HTTP, whatever its kind: an event stream, or one body.
+
+Everything that httpx can raise becomes a GatewayError here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import httpx
+
+from gateway.errors import EngineError, GatewayError
+from gateway.schemas import Clocks
+from gateway.upstream.base import EngineUnreachable, SuspectEngineError
+from gateway.upstream.watch import Watch, clock_timeout
+from gateway.wire.sse import SseDecoder, SseEvent, SseOverflow
+
+_JSON: Final = {"content-type": "application/json"}
+_ERROR_BODY_BYTES: Final = 64 * 1024
+_ANSWER_BYTES: Final = 64 * 1024 * 1024
+# The end of a chunked body comes with the last event or right behind it. To wait for it keeps the connection.
+_END_OF_BODY_S: Final = 0.1
+_TROUBLE: Final = (httpx.HTTPError, httpx.InvalidURL, SseOverflow)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. ``body`` of a refusal may be cut short."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+Explain = Callable[[Answer], GatewayError]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked of an engine; ``content`` is JSON."""
+
+    method: str
+    base_url: str
+    path: str
+    content: bytes | None = None
+
+    @property
+    def address(self) -> str:
+        """The address for people: without a user name or password that the URL may hold."""
+        try:
+            url = httpx.URL(self.base_url)
+        except httpx.InvalidURL:
+            return "the engine's address"
+        return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}{url.path.rstrip('/')}{self.path}"
+
+
+class DataStream:
+    """The data lines of an open event stream; ``watch`` counts on them alone, never on keep-alives."""
+
+    __slots__ = ("_call", "_chunks", "_decoder", "_finished", "_response", "_watch")
+
+    def __init__(self, response: httpx.Response, watch: Watch, call: Call) -> None:
+        self._response = response
+        self._chunks = response.aiter_raw()
+        self._watch = watch
+        self._call = call
+        self._decoder = SseDecoder()
+        self._finished = False
+
+    async def batch(self) -> list[bytes]:
+        """Block until at least one event is there, and return the data of all that are; empty at the end.
+
+        Raises ClockTimeout, or SuspectEngineError when the connection breaks.
+        """
+        try:
+            with self._watch:
+                async for chunk in self._chunks:
+                    found = self._decoder.feed(chunk)
+                    if batch := [event.data for event in found if type(event) is SseEvent]:
+                        self._watch.tokens += len(batch)
+                        return batch
+        except _TROUBLE as error:
+            raise _translated(error, self._call, self._watch) from error
+        return []
+
+    def finish(self) -> None:
+        """Say that the last event was read: the connection may be used again."""
+        self._finished = True
+
+    async def close(self) -> None:
+        """Close at once, but for the end of a finished body."""
+        if self._finished:
+            try:
+                async with asyncio.timeout(_END_OF_BODY_S):
+                    async for _ in self._chunks:
+                        pass
+            except (TimeoutError, httpx.HTTPError):
+                pass  # the answer is whole; only the connection is lost
+        await self._response.aclose()
+
+
+@asynccontextmanager
+async def open_stream(
+    client: httpx.AsyncClient, call: Call, clocks: Clocks, explain: Explain
+) -> AsyncIterator[DataStream]:
+    """Send ``call`` and wait for the head of an event stream; ``explain`` makes errors of other statuses."""
+    watch = Watch(clocks, call.address)
+    try:
+        response = await _opened(client, call, clocks, watch)
+        stream = DataStream(response, watch, call)
+        try:
+            await _expect_stream(response, call, watch, explain)
+            yield stream
+        except BaseException:
+            await response.aclose()
+            raise
+        await stream.close()
+    finally:
+        watch.close()
+
+
+async def fetch(client: httpx.AsyncClient, call: Call, clocks: Clocks) -> Answer:
+    """Send ``call`` and read its whole answer, under the connect and total clocks."""
+    watch = Watch(replace(clocks, first_token_s=clocks.total_s), call.address)
+    try:
+        response = await _opened(client, call, clocks, watch)
+        try:
+            body = await _read(response, call, watch, _ANSWER_BYTES)
+        finally:
+            await response.aclose()
+    finally:
+        watch.close()
+    if len(body) > _ANSWER_BYTES:
+        raise EngineError(f"the answer of {call.address} is larger than {_ANSWER_BYTES} bytes")
+    return Answer(response.status_code, response.headers, body)
+
+
+async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: Watch) -> httpx.Response:
+    # Reading and writing have no time-out of their own: the watch knows what is being waited for.
+    timeout = httpx.Timeout(None, connect=clocks.connect_s, pool=clocks.connect_s)
+    headers = None if call.content is None else _JSON
+    url = call.base_url.rstrip("/") + call.path
+    try:
+        with watch:
+            request = client.build_request(
+                call.method, url, content=call.content, headers=headers, timeout=timeout
+            )
+            return await client.send(request, stream=True)
+    except _TROUBLE as error:
+        raise _translated(error, call, watch, clocks) from error
+
+
+async def _read(response: httpx.Response, call: Call, watch: Watch, limit_bytes: int) -> bytes:
+    """The body, or a little more than ``limit_bytes`` of it."""
+    body = bytearray()
+    try:
+        with watch:
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > limit_bytes:
+                    break
+    except _TROUBLE as error:
+        raise _translated(error, call, watch) from error
+    return bytes(body)
+
+
+async def _expect_stream(response: httpx.Response, call: Call, watch: Watch, explain: Explain) -> None:
+    status = response.status_code
+    if status != httpx.codes.OK:
+        body = await _read(response, call, watch, _ERROR_BODY_BYTES)
+        raise explain(Answer(status, response.headers, body))
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind != "text/event-stream":
+        raise EngineError(
+            f"{call.address} answered with {kind[:80]} instead of an event stream",
+            hint="Check the address and the engine kind of this model in the registry.",
+        )
+
+
+def _translated(error: Exception, call: Call, watch: Watch, connecting: Clocks | None = None) -> GatewayError:
+    """Our error for one of ``_TROUBLE``. ``connecting`` is given until the head of the answer has come."""
+    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout) and connecting:
+        full = isinstance(error, httpx.PoolTimeout)
+        happened = f"no {'free ' if full else ''}connection to {call.address}"
+        return clock_timeout("connect", connecting.connect_s, happened, engine_suspect=not full)
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+        return EngineError(
+            f"the engine's address is not usable: {error}", hint="Correct url in the registry."
+        )
+    if isinstance(error, SseOverflow):
+        return EngineError(f"{call.address} sent what cannot be understood: {error}")
+    return _broken(call, watch.tokens, connecting is not None, error)
+
+
+def _broken(call: Call, tokens: int, before_head: bool, error: Exception) -> GatewayError:
+    if before_head:
+        return EngineUnreachable(
+            f"the engine is unreachable at {call.address}: {_reason(error)}",
+            hint="It may still be loading, or have stopped: look at the model's state and the engine's log.",
+        )
+    return SuspectEngineError(
+        f"truncated: the connection to {call.address} broke after {tokens} tokens: {_reason(error)}",
+        hint="The engine may have stopped: look at its log, and send the request again.",
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's words, which httpx keeps at the bottom of the chain of causes."""
+    reason = str(error) or type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if isinstance(cause, socket.gaierror):
+            return f"its name cannot be resolved ({cause.strerror})"
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    return reason

@@ -1,0 +1,266 @@
+"""Engine kind ``tgi``: Text Generation Inference and everything that speaks its native routes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+import httpx
+from pydantic_core import from_json
+
+from gateway.errors import EngineError, InvalidRequest
+from gateway.schemas import Clocks, Completed, FinishReason, Prompt, Token
+from gateway.upstream.base import SuspectEngineError
+from gateway.upstream.exchange import Answer, Call, DataStream, fetch, open_stream
+from gateway.upstream.tgi_errors import error_of_answer, error_of_event
+
+_MAX_STOPS: Final = 4  # TGI's --max-stop-sequences
+_REASONS: Final[Mapping[object, FinishReason]] = {reason: reason for reason in get_args(FinishReason)}
+# In the text of a token the quotes would be escaped, so this is in every event but the last and errors.
+_UNFINISHED: Final = b'"generated_text":null'
+
+
+class TgiEngine:
+    """TGI's native routes over one shared client; holds nothing of any request."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        url: str,
+        prompt: Prompt,
+        parameters: Mapping[str, object],
+        clocks: Clocks,
+        *,
+        tokens: bool = True,
+    ) -> AsyncIterator[AsyncIterator[Token | Completed]]:
+        asked = _Asked.of(prompt, parameters)
+        call = Call("POST", url, "/generate_stream", asked.body())
+
+        async with open_stream(
+            self._client, call, clocks, lambda answer: error_of_answer(answer, call.address, prompt.text)
+        ) as events:
+            reading = _Reading(events, asked, call, tokens)
+            batch = await reading.first()
+            async with aclosing(reading.pieces(batch)) as pieces:
+                yield pieces
+
+    async def generate(
+        self, url: str, prompt: Prompt, parameters: Mapping[str, object], clocks: Clocks
+    ) -> Completed:
+        asked = _Asked.of(prompt, parameters)
+        call = Call("POST", url, "/generate", asked.body())
+        answer = await fetch(self._client, call, clocks)
+        if answer.status != httpx.codes.OK:
+            raise error_of_answer(answer, call.address, prompt.text)
+        try:
+            body = _object(answer.body, call)
+            return _collected(body, asked, answer)
+        except (KeyError, TypeError) as error:
+            raise _not_understood(call, error) from error
+
+    async def count_tokens(self, url: str, text: str, *, timeout_s: float = 10.0) -> int | None:
+        call = Call("POST", url, "/tokenize", _json({"inputs": text}))
+        answer = await fetch(self._client, call, _within(timeout_s))
+        if answer.status in {404, 405, 501}:
+            return None
+        if answer.status != httpx.codes.OK:
+            raise error_of_answer(answer, call.address, text)
+        return _length(answer.body)
+
+    async def healthy(self, url: str, timeout_s: float) -> None:
+        call = Call("GET", url, "/health")
+        answer = await fetch(self._client, call, _within(timeout_s))
+        if answer.status != httpx.codes.OK:
+            raise error_of_answer(answer, call.address)
+
+    async def info(self, url: str, timeout_s: float) -> Mapping[str, Any]:
+        call = Call("GET", url, "/info")
+        answer = await fetch(self._client, call, _within(timeout_s))
+        if answer.status != httpx.codes.OK:
+            raise error_of_answer(answer, call.address)
+        return _object(answer.body, call)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request as TGI gets it, and whose each stop string is."""
+
+    inputs: str
+    parameters: dict[str, object]
+    own_stops: tuple[str, ...]
+    family_stops: tuple[str, ...]
+
+    @classmethod
+    def of(cls, prompt: Prompt, parameters: Mapping[str, object]) -> _Asked:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        stop = given.get("stop")
+        own = tuple(str(one) for one in stop) if isinstance(stop, list | tuple) else ()
+        # TGI refuses more; without its stop string a turn still ends at the model's end token.
+        stops = [*own, *(one for one in prompt.stop if one not in own)][: max(_MAX_STOPS, len(own))]
+        if stops:
+            given["stop"] = stops
+        given["details"] = True
+        return cls(prompt.text, given, own, prompt.stop)
+
+    def body(self) -> bytes:
+        return _json({"inputs": self.inputs, "parameters": self.parameters})
+
+    def settle(self, text: str, reason: FinishReason, last: str) -> tuple[str, FinishReason]:
+        """The text and the reason for who asked: the family's stop string is the end of a turn, not text.
+
+        ``last`` is the text of the last token: TGI leaves special tokens out of the whole text.
+        """
+        if reason != "stop_sequence" or (self.own_stops and text.endswith(self.own_stops)):
+            return text, reason
+        for stop in self.family_stops:
+            if text.endswith(stop):
+                return text.removesuffix(stop), "eos_token"
+        return text, "eos_token" if last.endswith(self.family_stops) else reason
+
+    def guess_reason(self, text: str, tokens: int) -> FinishReason:
+        """For an engine that gives no details."""
+        limit = self.parameters.get("max_new_tokens")
+        if isinstance(limit, int) and tokens >= limit:
+            return "length"
+        return "stop_sequence" if text.endswith((*self.own_stops, *self.family_stops)) else "eos_token"
+
+
+class _Reading:
+    """One stream of TGI's events, read once."""
+
+    def __init__(self, events: DataStream, asked: _Asked, call: Call, wants_tokens: bool) -> None:
+        self._events = events
+        self._asked = asked
+        self._call = call
+        self._wants_tokens = wants_tokens
+        self._tokens = 0
+
+    async def first(self) -> list[bytes]:
+        """The first data lines; raises what they are if they are an error, so that no token was promised."""
+        batch = await self._more()
+        if _UNFINISHED not in batch[0]:
+            self._event(batch[0])
+        return batch
+
+    async def pieces(self, batch: list[bytes]) -> AsyncGenerator[Token | Completed, None]:
+        while True:
+            for data in batch:
+                if not self._wants_tokens and _UNFINISHED in data:
+                    self._tokens += 1
+                    continue
+                event = self._event(data)
+                self._tokens += 1
+                try:
+                    token = _token(event["token"])
+                    completed = self._completed(event, token)
+                except (KeyError, TypeError) as error:
+                    raise _not_understood(self._call, error) from error
+                if self._wants_tokens:
+                    yield token
+                if completed is not None:
+                    self._events.finish()
+                    yield completed
+                    return
+            batch = await self._more()
+
+    async def _more(self) -> list[bytes]:
+        batch = await self._events.batch()
+        if not batch:
+            ended = f"ended after {self._tokens} tokens without a last event"
+            raise SuspectEngineError(
+                f"truncated: the stream of {self._call.address} {ended}",
+                hint="The engine may have stopped: look at its log, and send the request again.",
+            )
+        return batch
+
+    def _event(self, data: bytes) -> dict[str, Any]:
+        event = _object(data, self._call)
+        if "error" in event:
+            raise error_of_event(event, self._call.address, self._asked.inputs, self._tokens)
+        return event
+
+    def _completed(self, event: dict[str, Any], last: Token) -> Completed | None:
+        text = event.get("generated_text")
+        if text is None:
+            return None
+        if not isinstance(text, str):
+            raise TypeError("generated_text is not a string")
+        details = _details(event)
+        return _complete(text, details, self._asked, last.text, self._tokens, details.get("input_length"))
+
+
+def _collected(body: dict[str, Any], asked: _Asked, answer: Answer) -> Completed:
+    details = _details(body)
+    listed = details.get("tokens") or []
+    last = str(listed[-1]["text"]) if listed else ""
+    prompt_tokens = len(details.get("prefill") or ()) or answer.headers.get("x-prompt-tokens", "")
+    if isinstance(prompt_tokens, str):
+        prompt_tokens = int(prompt_tokens) if prompt_tokens.isdecimal() else None
+    return _complete(body["generated_text"], details, asked, last, len(listed), prompt_tokens)
+
+
+def _complete(
+    text: str, details: dict[str, Any], asked: _Asked, last: str, tokens: int, prompt_tokens: int | None
+) -> Completed:
+    count = details.get("generated_tokens")
+    count = tokens if count is None else count
+    said = details.get("finish_reason")
+    text, reason = asked.settle(text, _REASONS.get(said) or asked.guess_reason(text, count), last)
+    return Completed(text, reason, count, prompt_tokens, details.get("seed"), details or None)
+
+
+def _details(body: dict[str, Any]) -> dict[str, Any]:
+    details = body.get("details")
+    return details if isinstance(details, dict) else {}
+
+
+def _token(token: dict[str, Any]) -> Token:
+    text = token["text"]
+    if not isinstance(text, str):
+        raise TypeError("text of a token is not a string")
+    return Token(text, token.get("id"), token.get("logprob"), bool(token.get("special")))
+
+
+def _json(body: Mapping[str, object]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("inputs or a stop string holds half of a character", field="inputs") from None
+    except ValueError:
+        raise InvalidRequest("a parameter is not a finite number", field="parameters") from None
+
+
+def _object(data: bytes, call: Call) -> dict[str, Any]:
+    try:
+        body = from_json(data)
+    except ValueError as error:
+        raise _not_understood(call, error) from None
+    if not isinstance(body, dict):
+        raise _not_understood(call, TypeError("not an object"))
+    return body
+
+
+def _length(data: bytes) -> int | None:
+    """How long a JSON list is; None for anything else."""
+    try:
+        body = from_json(data)
+    except ValueError:
+        return None
+    return len(body) if isinstance(body, list) else None
+
+
+def _not_understood(call: Call, error: Exception) -> EngineError:
+    return EngineError(
+        f"{call.address} sent what cannot be understood: {type(error).__name__}",
+        hint="Check the address and the engine kind of this model in the registry.",
+    )
+
+
+def _within(timeout_s: float) -> Clocks:
+    return Clocks(connect_s=timeout_s, first_token_s=timeout_s, between_tokens_s=timeout_s, total_s=timeout_s)

@@ -1,0 +1,79 @@
+"""Shared fixtures. What they start, they end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from harness import Running, model, start_echo, start_gateway
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of whoever runs the tests reaches them."""
+    for name in os.environ:
+        if name.startswith("GATEWAY_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Iterator[Start]:
+    """Start echo engines: ``echo(tokens_per_s=50)``."""
+    started: list[Running] = []
+
+    def start(**options: Any) -> Running:
+        started.append(start_echo(tmp_path, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.stop()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Start]:
+    """Start gateways: ``gateway(registry, api_key="k")``."""
+    started: list[Running] = []
+
+    def start(registry: dict[str, Any], **settings: Any) -> Running:
+        started.append(start_gateway(tmp_path, registry, **settings))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def fast_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """An echo engine without any delay, shared by a module's tests."""
+    running = start_echo(tmp_path_factory.mktemp("engine"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def served(fast_engine: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A gateway in front of ``fast_engine``, shared by a module's tests."""
+    registry = {
+        "models": [
+            model(fast_engine.url, aliases=["mirror"], languages=["en"]),
+            model(fast_engine.url, id="llama", family="llama3"),
+        ]
+    }
+    running = start_gateway(tmp_path_factory.mktemp("gateway"), registry)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+async def client(served: Running) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of ``served``."""
+    async with httpx.AsyncClient(base_url=served.url, timeout=20) as http:
+        yield http
