@@ -25,7 +25,7 @@ $(VENV)/.dev: requirements/dev.lock scripts/setup.sh
 	@touch $@ $(VENV)/.runtime
 
 fetch-models: setup ## the small models' weights, checked, in the user's cache
-	@$(PY) -m gateway.engine.weights prepare $(GATEWAY_CONFIG)
+	@$(PY) -m gateway prepare
 
 up: setup fetch-models ## gateway and a real small model on http://127.0.0.1:8000; Ctrl-C stops both
 	@exec $(PY) -m gateway serve --hints
@@ -40,7 +40,8 @@ chat: setup ## talk to it in the terminal
 	@exec $(PY) examples/chat_cli.py
 
 test: setup-dev ## everything that needs nothing but Python
-	@GATEWAY_CONFIG= $(PY) -m pytest -q
+	@GATEWAY_CONFIG=models/local.yaml $(PY) -m gateway prepare
+	@$(PY) -m pytest -q
 
 test-all: test ## the same and the lanes that need system parts
 	@echo "No lane needs a system part yet."

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import itertools
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the gateway")
     serve.add_argument("--hints", action="store_true", help="once it listens, say what to try")
     serve.set_defaults(run=_serve)
+    prepare = commands.add_parser("prepare", help="fetch the weights of the embedded engine's models")
+    prepare.set_defaults(run=_prepare)
     check = commands.add_parser("check-config", help="check a registry file without starting anything")
     check.add_argument("file", type=Path, help="such as models/models.yaml")
     check.set_defaults(run=_check_config)
@@ -64,6 +68,25 @@ def _check_config(options: argparse.Namespace) -> int:
     names = ", ".join(model.id for model in found.models)
     print(f"{options.file}: ok, {len(found.models)} models: {names}")  # noqa: T201
     return OK
+
+
+def _prepare(_: argparse.Namespace) -> int:
+    """Before anything starts, where a person can see it: a progress bar, and a clear reason on failure."""
+    for source in _embedded_models(load_registry(_settings().config)):
+        # The engine is a program of its own; its libraries need not be loaded here.
+        fetching = [sys.executable, "-m", "gateway.engine.weights", "ensure", source]
+        if (status := subprocess.run(fetching, check=False).returncode) != OK:  # noqa: S603  our own module
+            return status
+    return OK
+
+
+def _embedded_models(found: Registry) -> list[str]:
+    """What stands behind ``--model`` in the commands that start our own engine."""
+    commands = [
+        model.command for model in found.models if model.command and "gateway.engine" in model.command
+    ]
+    pairs = [pair for command in commands for pair in itertools.pairwise(command)]
+    return [value for option, value in pairs if option == "--model"]
 
 
 class _SettingsError(Exception):

@@ -55,6 +55,9 @@ class ExternalEngine:
             hint="Give the model a `supervisor` or a `command` in the registry.",
         )
 
+    async def logs(self, tail: int) -> list[str]:
+        raise ModelUnavailable(f"The log of the engine at {self.url} is with whoever runs it.")
+
     async def watch(self, heard_at: Callable[[], float]) -> str:
         reason = await _until_probes_fail(self._engine, self.url, self._probes, heard_at)
         self.available = False
@@ -128,6 +131,9 @@ class SupervisedEngine:
         await self._supervisor.stop(min(grace_s, FORCE_GRACE_S) if force else grace_s)
         while (await self._supervisor.status()).state in ("running", "stopping"):
             await asyncio.sleep(POLL_S)
+
+    async def logs(self, tail: int) -> list[str]:
+        return await self._supervisor.logs(tail)
 
     async def watch(self, heard_at: Callable[[], float]) -> str:
         """Whichever comes first: its supervisor says that it ended, or it no longer answers probes."""

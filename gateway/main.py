@@ -61,6 +61,7 @@ def _add_routes(app: FastAPI) -> None:
     add("POST", "/v1/render", native.render_prompt, native.RenderAnswer)
     add("GET", "/v1/scenarios", native.scenarios)
     add("GET", "/v1/models", ops.models)
+    add("GET", "/v1/models/{model_id}/logs", ops.logs)
     add("GET", "/v1/models/{model_id:path}", ops.model)
     add("POST", "/v1/models/{model_id}/load", ops.load)
     add("POST", "/v1/models/{model_id}/unload", ops.unload)

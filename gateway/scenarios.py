@@ -140,7 +140,9 @@ class ScenarioBook:
         found = self._by_id.get(DEFAULT if id is None else id)
         if found is None:
             raise UnknownScenario(
-                f"There is no scenario `{id}`.", field="scenario", hint=f"There are: {', '.join(self._by_id)}."
+                f"There is no scenario `{id}`.",
+                field="scenario",
+                hint=f"There are: {', '.join(self._by_id)}.",
             )
         return found
 

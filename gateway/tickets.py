@@ -52,6 +52,10 @@ class EngineControl(Protocol):
         """Return once nothing of it is left. Raises GatewayError when that cannot be had."""
         ...
 
+    async def logs(self, tail: int) -> list[str]:
+        """The last lines it wrote. Raises GatewayError when they cannot be had."""
+        ...
+
     async def watch(self, heard_at: Callable[[], float]) -> str:
         """Return, with the reason, once it no longer answers. ``heard_at``: its last sign of life."""
         ...

@@ -18,6 +18,8 @@ from gateway.config import ModelSpec
 from gateway.errors import InvalidRequest
 from gateway.wire.sse import encode_comment, encode_event
 
+MAX_TAIL = 2000
+
 
 class UnloadBody(BaseModel):
     """How to unload."""
@@ -73,6 +75,21 @@ async def unload(request: Request, body: UnloadBody | None = None) -> Response:
     _must_be_managed(spec)
     services.manager.unload(spec.id, force=body is not None and body.force)
     return _accepted(services, spec)
+
+
+async def logs(request: Request) -> Response:
+    """The last lines that a model's engine wrote: `?tail=200`."""
+    services, spec = services_of(request), _spec(request)
+    _must_be_managed(spec)
+    lines = await services.manager.entry(spec.id).control.logs(_tail(request))
+    return Response("".join(f"{line}\n" for line in lines), media_type="text/plain; charset=utf-8")
+
+
+def _tail(request: Request) -> int:
+    text = request.query_params.get("tail", "200")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_TAIL:
+        raise InvalidRequest(f"tail must be a number from 1 to {MAX_TAIL}, not {text!r}.", field="tail")
+    return int(text)
 
 
 async def events(request: Request) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +39,16 @@ def test_a_model_that_is_not_there_is_one_sentence(
     engine = start_engine("--backend", "llama", "--model", model)
     engine.wait_for_line("ERROR.*" + sentence)
     assert engine.process.wait(20) == 1
+
+
+def test_sigterm_during_a_download_ends_at_once(start_engine: StartEngine, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        env = {"HF_ENDPOINT": endpoint, "XDG_CACHE_HOME": str(tmp_path)}
+        engine = start_engine("--backend", "llama", "--model", "hub:org/repo:m.gguf", env=env)
+        connection, _ = silent.accept()  # the download has begun and will never get an answer
+        with connection:
+            assert engine.end(signal.SIGTERM, timeout_s=5) == 143
 
 
 def test_a_file_that_is_no_model_is_one_sentence(start_engine: StartEngine, tmp_path: Path) -> None:

