@@ -5,18 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
-from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.config import Settings
+from gateway.config import Settings, SettingsError, read_secret
 from gateway.errors import Unauthorized
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
-
-
-class OpenDoorError(Exception):
-    """The settings would let anybody on the network in."""
 
 
 class Keys:
@@ -27,12 +22,12 @@ class Keys:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Keys:
-        """Read the keys. Raises OpenDoorError when there is none and others than this machine can connect."""
+        """Read the keys. Raises SettingsError when there is none and others than this machine can connect."""
         found = [settings.api_key.get_secret_value()] if settings.api_key else []
         if settings.api_key_file:
-            found += _lines(settings.api_key_file)
+            found += _keys_in(read_secret(settings.api_key_file, "GATEWAY_API_KEY_FILE"))
         if not found and not settings.loopback and not settings.allow_anonymous:
-            raise OpenDoorError(
+            raise SettingsError(
                 f"GATEWAY_HOST={settings.host} can be reached from the network, but no key is set. "
                 "Set GATEWAY_API_KEY or GATEWAY_API_KEY_FILE, listen on 127.0.0.1, "
                 "or set GATEWAY_ALLOW_ANONYMOUS=true if something in front asks for a key."
@@ -56,11 +51,7 @@ class Keys:
             raise Unauthorized(what, hint="Send the header `Authorization: Bearer <key>`.")
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise OpenDoorError(f"GATEWAY_API_KEY_FILE={path} cannot be read: {error.strerror}") from error
+def _keys_in(text: str) -> list[str]:
     keys = [line.strip() for line in text.splitlines()]
     return [key for key in keys if key and not key.startswith("#")]
 

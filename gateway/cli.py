@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from gateway import __version__, registry
-from gateway.auth import OpenDoorError
-from gateway.config import Registry, Settings
+from gateway.config import Registry, Settings, SettingsError
 from gateway.logs import configure_logging
-from gateway.main import create_app
+from gateway.main import create_app, wind_down
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (registry.RegistryError, OpenDoorError, _SettingsError) as error:
+    except (registry.RegistryError, SettingsError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return FAILED
 
@@ -89,10 +89,6 @@ def _embedded_models(found: Registry) -> list[str]:
     return [value for option, value in pairs if option == "--model"]
 
 
-class _SettingsError(Exception):
-    """The environment holds settings that cannot be used."""
-
-
 def _settings() -> Settings:
     try:
         return Settings()
@@ -100,7 +96,7 @@ def _settings() -> Settings:
         lines = [
             f"  GATEWAY_{str(d['loc'][0]).upper()}: {d['msg']} (got {d['input']!r})" for d in error.errors()
         ]
-        raise _SettingsError("Settings in the environment are wrong:\n" + "\n".join(lines)) from error
+        raise SettingsError("Settings in the environment are wrong:\n" + "\n".join(lines)) from error
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -120,7 +116,7 @@ def _serve(options: argparse.Namespace) -> int:
         timeout_graceful_shutdown=int(settings.drain_s),
         lifespan="on",
     )
-    server = _Server(config, _hints(settings, listener) if options.hints else None)
+    server = _Server(config, app, _hints(settings, listener) if options.hints else None)
     # uvicorn raises the signal that stopped it once more when all is done. It has been obeyed by then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -143,16 +139,21 @@ def _pid_file(path: Path) -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """Says what to try, once it really listens."""
+    """Says what to try, once it really listens; lets go of who only waits, before it waits for the rest."""
 
-    def __init__(self, config: uvicorn.Config, hints: str | None) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, hints: str | None) -> None:
         super().__init__(config)
+        self._app = app
         self._hints = hints
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and self._hints:
             print(self._hints, flush=True)  # noqa: T201
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        wind_down(self._app)
+        await super().shutdown(sockets)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -187,6 +187,18 @@ class Registry(Record):
         return self.names().get(name) if name else None
 
 
+class SettingsError(Exception):
+    """Settings that cannot be used. The text says which, why, and what to do."""
+
+
+def read_secret(path: Path, variable: str) -> str:
+    """The content of a file that a setting names. Raises SettingsError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}={path} cannot be read: {error}") from error
+
+
 class Settings(BaseSettings):
     """Settings of the process, read once from the environment (prefix ``GATEWAY_``)."""
 

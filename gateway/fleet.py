@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from gateway.children import SupervisorChild, spawn
-from gateway.config import DeviceSpec, ModelSpec, Registry, Settings
+from gateway.config import DeviceSpec, ModelSpec, Registry
 from gateway.device import DeviceMemory
 from gateway.errors import ModelUnavailable
 from gateway.lifecycle import ExternalEngine, SupervisedEngine
@@ -35,7 +36,17 @@ ELSEWHERE = "elsewhere"
 UNCOUNTED_BYTES = 2**62
 RESPAWN_S = 1.0
 
+MAX_LOG_BYTES = 10 * 2**20
+
 Controls = Mapping[str, ExternalEngine | SupervisedEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class Outward:
+    """What everything uses that speaks to others: one client, and the token of foreign supervisors."""
+
+    http: httpx.AsyncClient
+    supervisor_token: str | None = None
 
 
 class Fleet:
@@ -50,14 +61,14 @@ class Fleet:
     @asynccontextmanager
     async def open(
         cls,
-        settings: Settings,
         registry: Registry,
         engines: Mapping[str, EngineClient],
-        http: httpx.AsyncClient,
+        outward: Outward,
+        logs: Path,
     ) -> AsyncIterator[Fleet]:
         """Starts a supervisor around each `command`. Raises ModelUnavailable when one does not come up."""
         async with asyncio.TaskGroup() as keepers:
-            yard = _Yard(settings, engines, http, keepers)
+            yard = _Yard(engines, outward, logs, keepers)
             try:
                 controls = {spec.id: await yard.control(spec) for spec in registry.models}
                 yield cls(registry, controls)
@@ -129,14 +140,14 @@ class _Yard:
 
     def __init__(
         self,
-        settings: Settings,
         engines: Mapping[str, EngineClient],
-        http: httpx.AsyncClient,
+        outward: Outward,
+        logs: Path,
         keepers: asyncio.TaskGroup,
     ) -> None:
-        self._settings = settings
         self._engines = engines
-        self._http = http
+        self._outward = outward
+        self._logs = logs
         self._keepers = keepers
         self._children: dict[str, SupervisorChild] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -148,8 +159,8 @@ class _Yard:
         url = (spec.url or "").rstrip("/")
         if spec.supervisor is None:
             return ExternalEngine(spec, url, engine)
-        token = _token(self._settings.supervisor_token_file)
-        return SupervisedEngine(spec, url, engine, SupervisorClient(self._http, spec.supervisor, token))
+        supervisor = SupervisorClient(self._outward.http, spec.supervisor, self._outward.supervisor_token)
+        return SupervisedEngine(spec, url, engine, supervisor)
 
     async def _own(self, spec: ModelSpec, engine: EngineClient) -> SupervisedEngine:
         port = _free_port()
@@ -161,16 +172,10 @@ class _Yard:
         return control
 
     async def _spawn(self, spec: ModelSpec, command: list[str]) -> SupervisorClient:
-        logs = self._settings.run_dir
-        logs.mkdir(parents=True, exist_ok=True)
-        child = await spawn(
-            command,
-            name=spec.id,
-            grace_s=spec.timeouts.stop_grace_s,
-            log_path=logs / f"{spec.id}.log",
-        )
+        log = _log_file(self._logs, spec.id)
+        child = await spawn(command, name=spec.id, grace_s=spec.timeouts.stop_grace_s, log_path=log)
         self._children[spec.id] = child
-        return SupervisorClient(self._http, child.url, child.token)
+        return SupervisorClient(self._outward.http, child.url, child.token)
 
     async def _keep(self, spec: ModelSpec, command: list[str], control: SupervisedEngine) -> None:
         """A supervisor that dies takes its engine with it; a new one takes its place."""
@@ -201,12 +206,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _token(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ModelUnavailable(
-            f"GATEWAY_SUPERVISOR_TOKEN_FILE={path} cannot be read: {error.strerror}"
-        ) from error
+def _log_file(folder: Path, model: str) -> Path:
+    """Where an engine's output goes. A large one of earlier days is set aside, in place of the last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{model}.log"
+    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return path

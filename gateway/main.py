@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
@@ -17,9 +16,9 @@ from gateway.api.bodies import BodyRoute
 from gateway.api.context import RequestContext, error_response, request_id_of
 from gateway.api.services import Services
 from gateway.auth import Keys, RequireKey
-from gateway.config import Registry, Settings
+from gateway.config import Registry, Settings, read_secret
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
-from gateway.fleet import Fleet
+from gateway.fleet import Fleet, Outward
 from gateway.generation import Generations
 from gateway.metrics import Metrics
 from gateway.scenarios import ScenarioBook, scenario_from
@@ -30,16 +29,17 @@ from gateway.upstream.transport import open_client
 def create_app(settings: Settings, registry: Registry) -> FastAPI:
     """The gateway as an ASGI application. Nothing runs before its lifespan begins.
 
-    Raises OpenDoorError when the settings would let anybody on the network in.
+    Raises SettingsError when a secret cannot be read, or anybody on the network could come in.
     """
     keys = Keys.from_settings(settings)
+    token = _supervisor_token(settings)
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             http = await stack.enter_async_context(open_client())
-            app.state.services = await _services(settings, registry, metrics, http, stack)
+            app.state.services = await _services(settings, registry, metrics, Outward(http, token), stack)
             yield
 
     app = FastAPI(title="Unified LLM Inference Gateway", version=__version__, lifespan=lifespan)
@@ -75,16 +75,28 @@ async def _services(
     settings: Settings,
     registry: Registry,
     metrics: Metrics,
-    http: httpx.AsyncClient,
+    outward: Outward,
     stack: AsyncExitStack,
 ) -> Services:
-    engines = {kind: make(http) for kind, make in ENGINES.items()}
+    engines = {kind: make(outward.http) for kind, make in ENGINES.items()}
     scenarios = _scenario_book(registry)
-    fleet = await stack.enter_async_context(Fleet.open(settings, registry, engines, http))
+    fleet = await stack.enter_async_context(Fleet.open(registry, engines, outward, settings.run_dir))
     manager = fleet.manager(metrics)
     await stack.enter_async_context(manager.running())
     generations = Generations(registry, scenarios, manager, engines, metrics, settings.heartbeat_s)
     return Services(settings, registry, scenarios, manager, generations, metrics)
+
+
+def _supervisor_token(settings: Settings) -> str | None:
+    path = settings.supervisor_token_file
+    return None if path is None else read_secret(path, "GATEWAY_SUPERVISOR_TOKEN_FILE").strip()
+
+
+def wind_down(app: FastAPI) -> None:
+    """To be called when the server begins to stop: whoever only waits or listens is let go."""
+    services: Services | None = getattr(app.state, "services", None)
+    if services is not None:
+        services.manager.wind_down()
 
 
 def _scenario_book(registry: Registry) -> ScenarioBook:

@@ -53,6 +53,10 @@ from gateway.tickets import Entry, Progress, Ticket
 logger = logging.getLogger("gateway.models")
 
 SUPERVISOR_POLL_S = 1.0
+SHUTTING_DOWN = "The gateway is shutting down."
+
+
+Operation = Callable[[Entry], Coroutine[None, None, None]]
 
 
 class ModelManager:
@@ -165,6 +169,13 @@ class ModelManager:
             logger.warning("%s: its supervisor cannot be reached yet", entry.id)
             self._spawn(self._await_supervisor(entry))
 
+    def wind_down(self) -> None:
+        """The end is near: who waits is told so at once, who is being answered may finish."""
+        self.events.close()
+        for ticket in [ticket for ticket in self._tickets.values() if not ticket.granted]:
+            ticket.refuse(ModelUnavailable(SHUTTING_DOWN, hint="Send the request again in a moment."))
+            self.closed(ticket.id, granted=False)
+
     async def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -252,20 +263,25 @@ class ModelManager:
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
 
-    def _operate(self, entry: Entry, what: Callable[[Entry], Coroutine[None, None, None]]) -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task of the model manager failed", exc_info=error)
+
+    def _operate(self, entry: Entry, what: Operation) -> None:
         """One operation per model at a time: a new one takes the place of what was under way."""
         before = entry.operation
         if before is not None:
             before.cancel()
-        entry.operation = self._spawn(self._after(before, what(entry)))
+        entry.operation = self._spawn(self._after(before, what, entry))
 
-    async def _after(self, before: asyncio.Task[None] | None, work: Coroutine[None, None, None]) -> None:
+    async def _after(self, before: asyncio.Task[None] | None, what: Operation, entry: Entry) -> None:
         if before is not None:
             await asyncio.wait([before])
-        await work
+        await what(entry)
 
     async def _start(self, entry: Entry) -> None:
         begun = self.now()

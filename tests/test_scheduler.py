@@ -385,6 +385,8 @@ def test_a_deadline_that_passes_refuses_the_request_on_time() -> None:
     desk.say(0, Arrived(1, "a", deadline=5))
     assert desk.wake == 5
     assert refusal(desk.say(5, Tick()), 1).code == "deadline"
+    with pytest.raises(KeyError):  # nothing of it is kept
+        desk.scheduler.outlook(1, 6)
 
 
 # Operators, and idle hours

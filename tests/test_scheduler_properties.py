@@ -298,8 +298,11 @@ def longest_wait_s(fleet: dict[str, ModelPolicy], policy: SwitchPolicy, data: st
     for number, (gap, pick) in enumerate(arrivals):
         time += gap
         world.at(time, Arrived(number, sorted(fleet)[pick % len(fleet)], priority=number % 2))
+    steady = data.draw(st.integers(0, 100))  # so many requests for one model, so that it is never idle
+    for number in range(100, 100 + steady):
+        world.at((number - 100) * SERVICE_S / 5, Arrived(number, "a"))
     world.run()
-    world.check_at_rest(range(len(arrivals)))
+    world.check_at_rest([*range(len(arrivals)), *range(100, 100 + steady)])
     return world.longest_wait_s
 
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.streams import ClientLeft
 from gateway.errors import GatewayError, InternalError
 from gateway.metrics import Metrics
 
@@ -78,12 +79,14 @@ class RequestContext:
                 await self._answer(exchange, scope, receive)
         finally:
             route = _route_of(scope)
-            self._metrics.count("gateway_http_requests_total", route=route, status=str(exchange.status))
+            self._metrics.count("gateway_http_requests_total", route=route, status=exchange.outcome)
             exchange.log(route)
 
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
         try:
             await self._app(scope, receive, exchange.send)
+        except ClientLeft:
+            pass  # nobody is there to read an answer; the log line says "left"
         except GatewayError as error:
             if exchange.status:
                 raise
@@ -112,6 +115,11 @@ class _Exchange:
         state["request_id"] = self.request_id
         state["started"] = self._started
 
+    @property
+    def outcome(self) -> str:
+        """The status, or that the client left before there was one."""
+        return str(self.status) if self.status else "left"
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -124,12 +132,13 @@ class _Exchange:
         logger.info(
             "%s %s %s",
             self._scope["method"],
-            self._scope["path"],
-            self.status or "left",
+            # Not the decoded path: it may hold line ends.
+            self._scope["raw_path"].decode("ascii", "replace"),
+            self.outcome,
             extra={
                 "request_id": self.request_id,
                 "route": route,
-                "status": self.status,
+                "status": self.outcome,
                 "ms": round(1000 * (time.perf_counter() - self._started), 1),
                 **state.get("log", {}),
             },

@@ -20,6 +20,8 @@ from gateway.schemas import Language, Message, Role, Token
 from gateway.wire.sse import encode_comment, encode_event
 
 MAX_MESSAGES = 1000
+UNREAD_S = 60.0
+"""Beyond all that an answer may take, a client has this long to read the rest of it."""
 
 
 class MessageBody(BaseModel):
@@ -135,7 +137,10 @@ async def generate(request: Request, body: GenerateBody) -> Response:
         return json_response(_answer_body(answer, request), headers=receipt_headers(answer))
     generation = await until_left(request, line.start(asked))
     request.state.log = {"model": generation.spec.id}
-    return EventStream(_events(generation, body, request), {"x-gateway-model": generation.spec.id})
+    times = generation.spec.timeouts
+    limit_s = times.wait_s + times.total_s + UNREAD_S
+    events = _events(generation, body, request)
+    return EventStream(events, {"x-gateway-model": generation.spec.id}, limit_s)
 
 
 async def render_prompt(request: Request, body: RenderBody) -> Response:

@@ -39,11 +39,18 @@ async def until_left(request: Request, work: Awaitable[Result]) -> Result:
 
 
 class EventStream(Response):
-    """Streams chunks as they come. Closes the source at once when the client leaves, and always."""
+    """Streams chunks as they come. Closes the source at once when the client leaves, and always.
 
-    def __init__(self, chunks: AsyncGenerator[bytes], headers: Mapping[str, str]) -> None:
+    ``limit_s`` bounds the whole answer in seconds: a client that stops reading, but keeps its connection,
+    would otherwise hold its place for ever.
+    """
+
+    def __init__(
+        self, chunks: AsyncGenerator[bytes], headers: Mapping[str, str], limit_s: float | None = None
+    ) -> None:
         super().__init__(headers={**SSE_HEADERS, **headers})
         self._chunks = chunks
+        self._limit_s = limit_s
         # Response() counted the bytes of an empty body.
         del self.headers["content-length"]
 
@@ -51,7 +58,8 @@ class EventStream(Response):
         async with aclosing(self._chunks):
             with _cancelled_when_left(receive) as left:
                 try:
-                    await self._send(send)
+                    async with asyncio.timeout(self._limit_s):
+                        await self._send(send)
                 except asyncio.CancelledError:
                     if not left.is_set():
                         raise

@@ -10,13 +10,12 @@ import signal
 import socket
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 
 from gateway.engine.backend import Backend, LoadFailed
 from gateway.engine.echo import EchoBackend, EchoSettings
-from gateway.engine.llama import LlamaBackend, LlamaSettings
 from gateway.engine.metrics import Metrics
 from gateway.engine.server import Api, create_app
 from gateway.engine.service import Service
@@ -90,6 +89,9 @@ def build(options: Namespace) -> tuple[Backend, Limits, int]:
 
 
 def _llama(options: Namespace) -> tuple[Backend, Limits, int]:
+    # Here and not above: echo engines are started by the dozen, and a third of their start would be httpx.
+    from gateway.engine.llama import LlamaBackend, LlamaSettings
+
     slots = options.slots or 8
     settings = LlamaSettings(
         source=options.model,
@@ -174,7 +176,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for noisy in ("uvicorn", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    return asyncio.run(_run(options))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_run(options))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return None
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +55,7 @@ class LlamaBackend:
     async def load(self) -> None:
         """Fetch the weights if need be, start the child, warm it up. Raises LoadFailed."""
         try:
-            model = await asyncio.to_thread(weights.ensure, self._settings.source, _report_download)
+            model = await _in_thread(lambda: weights.ensure(self._settings.source, _DownloadReport()))
         except weights.WeightsError as error:
             raise LoadFailed(str(error)) from error
         _log.info("phase=loading progress=0")
@@ -195,5 +197,36 @@ def _refused(raw: bytes) -> Refused | GenerationFailed:
     return Refused(message) if code == 400 else GenerationFailed(message)
 
 
-def _report_download(progress: float | None) -> None:
-    _log.info("phase=downloading progress=%.2f", progress or 0.0)
+class _DownloadReport:
+    """Logs a download's progress, once per hundredth."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def __call__(self, progress: float | None) -> None:
+        hundredths = int((progress or 0.0) * 100)
+        if hundredths != self._last:
+            self._last = hundredths
+            _log.info("phase=downloading progress=%.2f", hundredths / 100)
+
+
+async def _in_thread(work: Callable[[], Path]) -> Path:
+    """Run blocking work in a thread that does not outlive us: a download can only be abandoned."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Path] = loop.create_future()
+
+    def deliver(act: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended without us
+            loop.call_soon_threadsafe(lambda: None if done.done() else act())
+
+    def run() -> None:
+        try:
+            found = work()
+        except BaseException as error:  # whatever it was, the waiting task raises it
+            failure = error
+            deliver(lambda: done.set_exception(failure))
+        else:
+            deliver(lambda: done.set_result(found))
+
+    threading.Thread(target=run, daemon=True, name="weights").start()
+    return await done

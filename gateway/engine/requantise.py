@@ -27,11 +27,13 @@ def to_q8_0(source: Path, target: Path) -> None:
     except ImportError as error:
         raise RequantiseError("requantising needs the gguf package: pip install gguf") from error
     part = target.with_name(f".{target.name}.part")
-    reader = gguf.GGUFReader(source)
     try:
+        reader = gguf.GGUFReader(source)
         _write(gguf, reader, part)
         _verify(gguf, reader, part)
         part.replace(target)
+    except (ValueError, LookupError, OSError) as error:
+        raise RequantiseError(f"{source} could not be requantised: {error}") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,6 +1,6 @@
 """Where a model's file comes from: a path, the small model of the demo, or a file on the hub.
 
-``python -m gateway.engine.weights fetch|requantise`` does the same by hand, for image builds and machines
+``python -m gateway.engine.weights fetch|requantise|ensure`` does the same by hand, for image builds and machines
 that will be offline. Everything is written beside its place under a lock, then renamed: whole or absent.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -125,10 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fetch = commands.add_parser("fetch", help="the small model, or with --hub another one; prints its path")
     fetch.add_argument("--hub", metavar="REPO:FILE", help="e.g. Qwen/Qwen2-0.5B-Instruct-GGUF:FILE.gguf")
     second = commands.add_parser("requantise", help="the small model as Q8_0; prints its path")
-    for command in (fetch, second):
+    any_of_them = commands.add_parser("ensure", help="whatever an engine's --model takes; prints its path")
+    any_of_them.add_argument("source", help=f"{Q4_1}, {Q8_0}, hub:REPO:FILE or a path")
+    for command in (fetch, second, any_of_them):
         command.add_argument("--dest", type=Path, metavar="DIR", help="instead of the user's cache")
     options = parser.parse_args(arguments)
-    source = Q8_0 if options.command == "requantise" else f"hub:{options.hub}" if options.hub else Q4_1
+    source = _named(options)
     try:
         path = ensure(source, _progress_bar if sys.stderr.isatty() else None, options.dest)
     except WeightsError as error:
@@ -136,6 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     sys.stdout.write(f"{path}\n")
     return 0
+
+
+def _named(options: Namespace) -> str:
+    if options.command == "ensure":
+        return str(options.source)
+    if options.command == "requantise":
+        return Q8_0
+    return f"hub:{options.hub}" if options.hub else Q4_1
 
 
 def _progress_bar(progress: float | None) -> None:

