@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from gateway import __version__
 from gateway.api import native, ops
 from gateway.api.bodies import BodyRoute
-from gateway.api.context import RequestContext, error_response, request_id_of
+from gateway.api.context import ErrorBody, RequestContext, error_body, error_response, request_id_of
 from gateway.api.services import Services
 from gateway.auth import Keys, RequireKey
 from gateway.config import Registry, Settings, read_secret
@@ -45,7 +45,8 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     app = FastAPI(title="Unified LLM Inference Gateway", version=__version__, lifespan=lifespan)
     app.router.route_class = BodyRoute
     app.add_middleware(RequireKey, keys=keys)
-    app.add_middleware(RequestContext, metrics=metrics)  # added last, so it is the outermost
+    # Added last, so it is the outermost.
+    app.add_middleware(RequestContext, metrics=metrics, envelope_of=_envelope_of)
     app.add_exception_handler(HTTPException, _router_error)
     _add_routes(app)
     return app
@@ -118,7 +119,16 @@ def _text(value: Any) -> str | Mapping[str, str | None] | None:
 
 async def _router_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses, in our envelope."""
-    return error_response(_as_ours(request, error), request_id_of(request))
+    envelope = _envelope_of(request.url.path)
+    return error_response(_as_ours(request, error), request_id_of(request), envelope)
+
+
+ENVELOPES: Mapping[str, ErrorBody] = {}
+"""Dialects with an error envelope of their own, by the beginning of their paths."""
+
+
+def _envelope_of(path: str) -> ErrorBody:
+    return next((body for prefix, body in ENVELOPES.items() if path.startswith(prefix)), error_body)
 
 
 def _as_ours(request: Request, error: Exception) -> GatewayError:

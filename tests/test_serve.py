@@ -212,9 +212,10 @@ def test_who_only_waits_or_listens_does_not_hold_up_the_end(tmp_path: Path) -> N
             httpx.stream("GET", running.url + "/v1/events", timeout=30) as listening,
             httpx.stream("POST", running.url + "/v1/generate", json=body, timeout=30) as waiting,
         ):
-            next(waiting.iter_raw())
+            chunks = waiting.iter_raw()
+            next(chunks)
             running.process.terminate()
-            assert b"shutting down" in waiting.read()
+            assert b"shutting down" in b"".join(chunks)
             assert b"event: model" in listening.read()
         assert running.process.wait(20) == 0
     finally:

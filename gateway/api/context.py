@@ -7,7 +7,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_core import to_json
@@ -43,12 +43,16 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
     return {"error": {name: value for name, value in fields.items() if value is not None}}
 
 
-def error_response(error: GatewayError, request_id: str) -> Response:
+ErrorBody = Callable[[GatewayError, str], Mapping[str, Any]]
+"""A dialect's error envelope: (error, request id) → JSON body."""
+
+
+def error_response(error: GatewayError, request_id: str, envelope: ErrorBody = error_body) -> Response:
     headers = {}
     if error.retry_after_s is not None:
         # Whole seconds by RFC 9110, rounded up: a client that comes earlier would be refused again.
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    return json_response(error_body(error, request_id), status=error.status, headers=headers)
+    return json_response(envelope(error, request_id), status=error.status, headers=headers)
 
 
 def json_response(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -63,11 +67,15 @@ def _plain(value: object) -> object:
 
 
 class RequestContext:
-    """Outermost middleware. Gives each request its id, and turns every error into an answer."""
+    """Outermost middleware. Gives each request its id, and turns every error into an answer.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    ``envelope_of`` names the dialect's error envelope for a path.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, envelope_of: Callable[[str], ErrorBody]) -> None:
         self._app = app
         self._metrics = metrics
+        self._envelope_of = envelope_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,7 +98,7 @@ class RequestContext:
         except GatewayError as error:
             if exchange.status:
                 raise
-            await error_response(error, exchange.request_id)(scope, receive, exchange.send)
+            await self._refuse(error, exchange, scope, receive)
         except Exception:
             # The last resort for our own faults: the client gets an envelope, the log the rest.
             logger.exception("internal error", extra={"request_id": exchange.request_id})
@@ -99,7 +107,11 @@ class RequestContext:
             fault = InternalError(
                 "Something went wrong inside the gateway.", hint="The log has more under this request id."
             )
-            await error_response(fault, exchange.request_id)(scope, receive, exchange.send)
+            await self._refuse(fault, exchange, scope, receive)
+
+    async def _refuse(self, error: GatewayError, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
+        answer = error_response(error, exchange.request_id, self._envelope_of(scope["path"]))
+        await answer(scope, receive, exchange.send)
 
 
 class _Exchange:

@@ -1,7 +1,8 @@
 """Where a model's file comes from: a path, the small model of the demo, or a file on the hub.
 
-``python -m gateway.engine.weights fetch|requantise|ensure`` does the same by hand, for image builds and machines
-that will be offline. Everything is written beside its place under a lock, then renamed: whole or absent.
+``python -m gateway.engine.weights fetch|requantise|ensure`` does the same by hand, for image builds and
+machines that will be offline. Everything is written beside its place under a lock, then renamed: whole or
+absent.
 """
 
 from __future__ import annotations
