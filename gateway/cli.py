@@ -187,7 +187,7 @@ def _hints(settings: Settings, listener: socket.socket) -> str:
         _curl(url, '{"inputs": "What is the capital of France?", "scenario": "qa"}'),
         _curl(url, '{"inputs": "Tell me about Paris.", "stream": true}', "-N "),
         *(_curl(url, f'{{"model_id": "{model.id}", "inputs": "Hello!"}}') for model in others[:1]),
-        "  python3 examples/chat_cli.py",
+        f"  python3 examples/chat_cli.py --url {url}",
         "",
         f"All routes: {url}/docs   Models: {url}/v1/models   Stop: Ctrl-C",
     ]
