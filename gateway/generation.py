@@ -210,6 +210,7 @@ class Generation:
         self._sent = self._first_token = 0.0
         self._outcome = "client_gone"
         self._asked_again = False
+        self._queued_s = self._loaded_s = 0.0  # with a place that was lost again
         self._closed = False
 
     @property
@@ -290,6 +291,7 @@ class Generation:
     async def _ask_again(self, lost: Ticket) -> None:
         await lost.lost()
         lost.close()
+        self._queued_s, self._loaded_s = lost.queue_s, lost.load_s
         self._ticket = await self._line.ask(self._prepared, self._request)
 
     async def _send(self, ticket: Ticket) -> None:
@@ -331,7 +333,8 @@ class Generation:
 
     def _receipt(self, finished: float) -> Receipt:
         ticket = self._ticket
-        queue, load = (ticket.queue_s, ticket.load_s) if ticket else (0.0, 0.0)
+        queue = self._queued_s + (ticket.queue_s if ticket else 0.0)
+        load = self._loaded_s + (ticket.load_s if ticket else 0.0)
         prefill, decode = self._first_token - self._sent, finished - self._first_token
         total = finished - self._request.started
         queue_ms, load_ms, prefill_ms, decode_ms, total_ms = (
