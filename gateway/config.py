@@ -126,6 +126,9 @@ class Switching(Record):
     min_residency_s: float = Field(
         10.0, ge=0, description="a model that came in keeps its place at least this long"
     )
+    hold_idle_gaps: float = Field(
+        3.0, ge=0, description="an idle model is held for this many of its usual gaps between requests"
+    )
     return_to_default_after_s: Seconds | None = Field(
         None, description="bring the default model back after this long without requests"
     )

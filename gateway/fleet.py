@@ -109,6 +109,7 @@ class Fleet:
         policy = SwitchPolicy(
             max_wait_s=rules.max_wait_s,
             min_residency_s=rules.min_residency_s,
+            hold_idle_gaps=rules.hold_idle_gaps,
             default_model=self._registry.default(),
             return_to_default_after_s=rules.return_to_default_after_s,
             keep_abandoned_loads=rules.keep_abandoned_loads,

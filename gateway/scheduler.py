@@ -86,7 +86,8 @@ class Scheduler:
     """The one owner of every model's state. ``handle`` is the only way in.
 
     It never raises on an event; requests that are unknown or already ended are ignored. Times are
-    seconds on the caller's clock, which must not run backwards.
+    seconds on the caller's clock, which must not run backwards. Preloads begin with the first event,
+    so send a Tick at the start.
     """
 
     def __init__(

@@ -2,84 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
+from scheduler_desk import GB, MAX_WAIT_S, MIN_RESIDENCY_S, Desk, model, refusal
 
 from gateway.scheduler import (
-    Action,
     Arrived,
-    CancelStart,
-    Changed,
-    DevicePolicy,
     Died,
-    Event,
     Finished,
     FootprintLearnt,
     Grant,
     Left,
     LoadAsked,
-    ModelPolicy,
     NeighbourUses,
-    Refuse,
-    Scheduler,
     Start,
     Started,
-    StartFailed,
     State,
     Stop,
-    StopFailed,
     Stopped,
-    SwitchPolicy,
     Tick,
     UnloadAsked,
-    WakeAt,
 )
-
-GB = 10**9
-MAX_WAIT_S, MIN_RESIDENCY_S = 30.0, 10.0
-
-
-def model(name: str, gb: float = 8, **settings: object) -> ModelPolicy:
-    return ModelPolicy(name, "gpu", int(gb * GB), **settings)  # type: ignore[arg-type]
-
-
-@dataclass
-class Desk:
-    """A scheduler of which one says what happens and sees what it does. Announcements are left out."""
-
-    models: list[ModelPolicy] = field(default_factory=lambda: [model("a"), model("b")])
-    capacity_gb: float = 12
-    policy: SwitchPolicy = field(default_factory=SwitchPolicy)
-
-    def __post_init__(self) -> None:
-        devices = [DevicePolicy("gpu", int(self.capacity_gb * GB))]
-        self.scheduler = Scheduler(self.models, devices, self.policy, 0.0)
-        self.wake: float | None = None
-
-    def say(self, at: float, *events: Event) -> list[Action]:
-        told: list[Action] = []
-        for event in events:
-            for action in self.scheduler.handle(event, at):
-                if isinstance(action, WakeAt):
-                    self.wake = action.at
-                elif not isinstance(action, Changed):
-                    told.append(action)
-        return told
-
-    def state(self, name: str) -> State:
-        return self.scheduler.view(name).state
-
-    def resident(self, name: str, *, at: float = 0.0, busy: int = 0) -> Desk:
-        """Brings the model in, with ``busy`` requests (900, 901, …) in flight."""
-        self.say(at, LoadAsked(name), Started(name), *(Arrived(900 + n, name) for n in range(busy)))
-        return self
-
-
-def refusal(actions: list[Action], request_id: int) -> Refuse:
-    (found,) = [a for a in actions if isinstance(a, Refuse) and a.request_id == request_id]
-    return found
-
 
 # Coming in
 
@@ -287,208 +229,3 @@ def test_an_unmanaged_model_is_ready_costs_nothing_and_is_never_started_or_stopp
     desk.say(2, Died("far", "connection refused"))
     assert refusal(desk.say(3, Arrived(2, "far")), 2).code == "unavailable"
     assert desk.say(4, Started("far"), Arrived(3, "far")) == [Grant(3)]
-
-
-# Failing
-
-
-def test_a_failed_start_refuses_everybody_with_the_time_of_the_next_try_and_backs_off_doubly() -> None:
-    desk = Desk()
-    desk.say(0, Arrived(1, "a"), Arrived(2, "a"))
-    told = desk.say(10, StartFailed("a", "out of memory"))
-    assert [(r.code, r.retry_after_s) for r in told if isinstance(r, Refuse)] == [("start_failed", 2)] * 2
-    assert "out of memory" in refusal(told, 1).message
-    assert desk.scheduler.view("a").retry_at == 12
-    assert desk.say(13, Arrived(3, "a")) == [Start("a")]
-    assert refusal(desk.say(20, StartFailed("a", "again")), 3).retry_after_s == 4
-
-
-def test_in_back_off_a_request_waits_if_its_deadline_allows_and_is_refused_otherwise() -> None:
-    desk = Desk()
-    desk.say(0, Arrived(1, "a"), StartFailed("a", "no"))
-    refused = refusal(desk.say(0.5, Arrived(2, "a", deadline=1.5)), 2)
-    assert (refused.code, refused.retry_after_s) == ("start_failed", 1.5)
-    assert desk.say(0.5, Arrived(3, "a", deadline=60)) == []
-    assert desk.wake == 2
-    assert desk.say(2, Tick()) == [Start("a")]
-
-
-def test_who_waits_for_another_model_gets_its_turn_when_a_start_fails() -> None:
-    desk = Desk()
-    desk.say(0, Arrived(1, "a"), Arrived(2, "b"))
-    assert Start("b") in desk.say(10, StartFailed("a", "no"))
-
-
-def test_a_dead_engine_is_stopped_and_restarted_at_once_for_those_who_wait() -> None:
-    desk = Desk([model("a", max_concurrent=1)]).resident("a", busy=1)
-    desk.say(5, Arrived(1, "a"))
-    assert desk.say(6, Died("a", "killed")) == [Stop("a", force=True)]
-    desk.say(6, Finished(900))
-    assert desk.say(7, Stopped("a")) == [Start("a")]
-    assert desk.say(9, Started("a")) == [Grant(1)]
-
-
-def test_an_engine_that_dies_again_and_again_backs_off() -> None:
-    desk = Desk().resident("a")
-    desk.say(1, Died("a", "first"), Stopped("a"), Arrived(1, "a"), Started("a"), Finished(1))
-    desk.say(2, Died("a", "second"), Stopped("a"))
-    assert desk.state("a") is State.FAILED
-    assert desk.scheduler.view("a").retry_at == 4
-
-
-def test_what_could_not_be_stopped_is_stopped_by_force_later_and_its_memory_is_not_given_away() -> None:
-    desk = Desk().resident("a")
-    desk.say(1, Arrived(1, "b"))
-    assert desk.say(2, StopFailed("a", "still there")) == []
-    assert desk.wake == 4
-    assert desk.say(4, Tick()) == [Stop("a", force=True)]
-    assert desk.say(5, Stopped("a")) == [Start("b")]
-
-
-# Leaving
-
-
-def test_a_load_is_cancelled_when_its_last_waiter_leaves_and_started_again_for_the_next() -> None:
-    desk = Desk()
-    desk.say(0, Arrived(1, "a"), Arrived(2, "a"))
-    assert desk.say(1, Left(1)) == []
-    assert desk.say(2, Left(2)) == [CancelStart("a")]
-    assert desk.say(3, Arrived(3, "a")) == []
-    assert desk.say(4, Stopped("a")) == [Start("a")]
-
-
-@pytest.mark.parametrize("outcome", [Started("a"), StartFailed("a", "killed")])
-def test_a_load_that_ends_before_its_cancellation_leaves_nothing_behind(outcome: Event) -> None:
-    desk = Desk()
-    desk.say(0, Arrived(1, "a"), Left(1))
-    desk.say(1, outcome, Stopped("a"))
-    assert desk.state("a") is State.STOPPED
-    assert desk.say(2, Arrived(2, "b")) == [Start("b")]
-
-
-def test_abandoned_loads_can_be_kept_and_loads_that_were_asked_for_always_are() -> None:
-    kept = Desk(policy=SwitchPolicy(keep_abandoned_loads=True))
-    assert kept.say(0, Arrived(1, "a"), Left(1)) == [Start("a")]
-    asked = Desk()
-    assert asked.say(0, LoadAsked("a"), Arrived(1, "a"), Left(1)) == [Start("a")]
-
-
-def test_leaving_while_granted_releases_the_permit_once() -> None:
-    desk = Desk([model("a", max_concurrent=1)]).resident("a", busy=1)
-    desk.say(1, Arrived(1, "a"), Arrived(2, "a"))
-    assert desk.say(2, Left(900), Finished(900)) == [Grant(1)]
-    assert desk.scheduler.view("a").in_flight == 1
-
-
-def test_a_deadline_that_passes_refuses_the_request_on_time() -> None:
-    desk = Desk()
-    desk.say(0, Arrived(1, "a", deadline=5))
-    assert desk.wake == 5
-    assert refusal(desk.say(5, Tick()), 1).code == "deadline"
-    with pytest.raises(KeyError):  # nothing of it is kept
-        desk.scheduler.outlook(1, 6)
-
-
-# Operators, and idle hours
-
-
-def test_unload_drains_and_refuses_who_waits_and_the_next_request_loads_again() -> None:
-    desk = Desk([model("a", max_concurrent=1)]).resident("a", busy=1)
-    desk.say(1, Arrived(1, "a"))
-    assert refusal(desk.say(2, UnloadAsked("a")), 1).code == "unloaded"
-    assert desk.say(3, Finished(900)) == [Stop("a")]
-    assert desk.say(4, Stopped("a")) == []
-    assert desk.say(5, Arrived(2, "a")) == [Start("a")]
-
-
-def test_only_a_forced_unload_stops_what_is_running() -> None:
-    desk = Desk().resident("a", busy=1)
-    assert desk.say(1, UnloadAsked("a")) == []
-    assert desk.say(2, UnloadAsked("a", force=True)) == [Stop("a", force=True)]
-
-
-def test_a_load_that_is_asked_for_waits_its_turn_like_a_request_and_ends_a_back_off() -> None:
-    desk = Desk().resident("a", busy=1)
-    desk.say(0, LoadAsked("b"))
-    desk.say(30, Tick())
-    assert desk.state("a") is State.DRAINING
-    other = Desk()
-    other.say(0, Arrived(1, "a"), StartFailed("a", "no"))
-    assert other.say(0.1, LoadAsked("a")) == [Start("a")]
-
-
-def test_preloads_are_those_that_fit_together_pinned_first() -> None:
-    fleet = [
-        model("a", 8, preload=True),
-        model("b", 8, preload=True, pinned=True),
-        model("c", 4, preload=True),
-    ]
-    assert Desk(fleet).say(0, Tick()) == [Start("b"), Start("c")]
-
-
-def test_an_idle_model_is_stopped_after_its_time_out_unless_it_is_pinned() -> None:
-    desk = Desk([model("a", 4, idle_timeout_s=60), model("b", 4, idle_timeout_s=60, pinned=True)])
-    desk.resident("a").resident("b")
-    desk.say(50, Arrived(1, "a"))
-    desk.say(55, Finished(1))
-    assert desk.wake == 115
-    assert desk.say(115, Tick()) == [Stop("a")]
-
-
-def test_the_default_model_comes_back_once_the_device_was_quiet() -> None:
-    desk = Desk(policy=SwitchPolicy(default_model="a", return_to_default_after_s=300)).resident("a")
-    desk.say(10, Arrived(1, "b"))
-    desk.say(12, Stopped("a"))
-    desk.say(40, Started("b"))
-    desk.say(50, Finished(1))
-    assert desk.wake == 350
-    assert desk.say(350, Tick()) == [Stop("b")]
-    assert desk.say(352, Stopped("b")) == [Start("a")]
-    desk.say(380, Started("a"))
-    assert desk.say(2000, Tick()) == []
-
-
-def test_a_default_model_without_a_registry_entry_is_refused_at_construction() -> None:
-    with pytest.raises(ValueError, match="default_model 'c'"):
-        Desk(policy=SwitchPolicy(default_model="c"))
-
-
-# Estimates
-
-
-def test_nothing_is_estimated_before_it_was_measured() -> None:
-    desk = Desk()
-    desk.say(0, Arrived(1, "a"))
-    assert desk.scheduler.outlook(1, 1).eta_s is None
-    assert desk.scheduler.retry_after_s("a", 1) is None
-
-
-def test_the_outlook_follows_a_request_from_queue_to_engine_with_measured_times() -> None:
-    desk = Desk().resident("a")
-    desk.say(0, Arrived(1, "b"))
-    desk.say(3, Stopped("a"))  # a stop of 3 s
-    desk.say(23, Started("b"))  # a load of 20 s
-    desk.say(33, Finished(1))  # a service of 10 s
-    desk.say(40, LoadAsked("a"), Stopped("b"))
-    desk.say(70, Started("a"))  # a load of 30 s
-    desk.say(71, Arrived(2, "a"))
-    desk.say(72, Arrived(3, "b"))
-    outlook = desk.scheduler.outlook(3, 72)
-    assert (outlook.phase, outlook.position) == ("queued", 1)
-    desk.say(81, Finished(2))
-    outlook = desk.scheduler.outlook(3, 82)
-    assert (outlook.phase, outlook.eta_s) == ("draining", pytest.approx(2 + 20))
-    desk.say(84, Stopped("a"))
-    outlook = desk.scheduler.outlook(3, 89)
-    assert (outlook.phase, outlook.eta_s) == ("loading", pytest.approx(15))
-    desk.say(104, Started("b"))
-    assert desk.scheduler.outlook(3, 104).phase == "ready"
-
-
-def test_the_view_has_what_a_person_asks_for() -> None:
-    desk = Desk([model("a", max_concurrent=1)])
-    desk.say(0, Arrived(1, "a"), Arrived(2, "a"))
-    desk.say(20, Started("a"))
-    view = desk.scheduler.view("a")
-    assert (view.state, view.since, view.waiting, view.in_flight) == (State.READY, 20, 1, 1)
-    assert (view.last_start_s, view.footprint_bytes, view.retry_at) == (20, 8 * GB, None)

@@ -265,7 +265,7 @@ def disorders(draw: st.DrawFn, fleet: dict[str, ModelPolicy]) -> list[tuple[floa
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_happens_every_request_is_answered_once_and_all_permits_return(data: st.DataObject) -> None:
     fleet = data.draw(fleets(max_concurrent=3, pins=True))
     policy = SwitchPolicy(
@@ -307,7 +307,7 @@ def longest_wait_s(fleet: dict[str, ModelPolicy], policy: SwitchPolicy, data: st
 
 
 @given(st.data(), WAITS, WAITS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_nobody_waits_longer_than_max_wait_and_one_turn_of_each_other_model(
     data: st.DataObject, max_wait_s: float, min_residency_s: float
 ) -> None:
@@ -319,7 +319,7 @@ def test_nobody_waits_longer_than_max_wait_and_one_turn_of_each_other_model(
 
 
 @given(st.data(), WAITS, WAITS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_between_two_models_the_wait_is_max_wait_or_the_others_turn_and_then_one_switch(
     data: st.DataObject, max_wait_s: float, min_residency_s: float
 ) -> None:

@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
 from gateway.api.context import error_body, json_response, request_id_of
+from gateway.api.receipts import ReceiptBody, receipt_body, receipt_headers, waiting_comment
 from gateway.api.services import services_of
 from gateway.api.streams import EventStream, until_left
 from gateway.errors import GatewayError, InvalidRequest
-from gateway.generation import Answer, Generation, GenerationRequest, Receipt, Waiting
+from gateway.generation import Answer, Generation, GenerationRequest, Waiting
 from gateway.parameters import Parameters
 from gateway.schemas import Language, Message, Role, Token
-from gateway.wire.sse import encode_comment, encode_event
+from gateway.wire.sse import encode_event
 
 MAX_MESSAGES = 1000
 UNREAD_S = 60.0
@@ -88,17 +89,6 @@ class Usage(BaseModel):
     prompt_tokens: int | None
     completion_tokens: int
     total_tokens: int | None
-
-
-class ReceiptBody(BaseModel):
-    """Where the time went, in milliseconds."""
-
-    queue_ms: float
-    load_ms: float
-    prefill_ms: float
-    decode_ms: float
-    gateway_ms: float
-    total_ms: float
 
 
 class GenerateAnswer(BaseModel):
@@ -174,16 +164,6 @@ async def scenarios(request: Request) -> Response:
     return json_response({"object": "list", "data": rows})
 
 
-def receipt_headers(answer: Answer) -> dict[str, str]:
-    """The receipt as response headers: ``x-gateway-queue-ms`` and so on."""
-    headers = {f"x-gateway-{name.replace('_', '-')}": str(value) for name, value in _receipt(answer.receipt)}
-    return {"x-gateway-model": answer.model_id, **headers}
-
-
-def _receipt(receipt: Receipt) -> list[tuple[str, float]]:
-    return [(name, getattr(receipt, name)) for name in ReceiptBody.model_fields]
-
-
 def _asked(request: Request, body: PromptBody) -> GenerationRequest:
     if (body.inputs is None) == (body.messages is None):
         what = "are both missing" if body.inputs is None else "exclude each other"
@@ -224,7 +204,7 @@ def _answer_body(answer: Answer, request: Request) -> dict[str, Any]:
             "completion_tokens": completion,
             "total_tokens": None if prompt is None else prompt + completion,
         },
-        "receipt": dict(_receipt(answer.receipt)),
+        "receipt": receipt_body(answer.receipt),
         "request_id": request_id_of(request),
     }
     if answer.seed is not None:
@@ -265,9 +245,7 @@ def _token(index: int, token: Token) -> bytes:
 
 def _waiting(waiting: Waiting, typed: bool) -> bytes:
     outlook, progress = waiting.outlook, waiting.progress
-    eta = "" if outlook.eta_s is None else f", about {outlook.eta_s:.0f} s left"
-    step = f" ({progress.phase})" if progress else ""
-    comment = encode_comment(f"{outlook.phase} {waiting.model_id}{step}, position {outlook.position}{eta}")
+    comment = waiting_comment(waiting)
     if not typed:
         return comment
     data = {

@@ -19,7 +19,7 @@ EXACT_SEARCH_UP_TO = 10
 HOLDS_MEMORY = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     id: int
     model: Model
@@ -31,7 +31,7 @@ class Request:
     granted_at: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Model:
     policy: ModelPolicy
     footprint_bytes: int
@@ -141,7 +141,7 @@ class Model:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Device:
     policy: DevicePolicy
     models: list[Model] = field(default_factory=list)

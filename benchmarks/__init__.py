@@ -1,0 +1,1 @@
+"""Published benchmarks: each is one command, seeded and repeatable."""

@@ -1,0 +1,1 @@
+"""What model switching costs under different policies: ``python -m benchmarks.switching``."""
