@@ -13,7 +13,7 @@ command -v "$python" >/dev/null || fail "There is no $python. Install Python 3.1
 
 if [ ! -x "$venv/bin/python" ]; then
   echo "Creating $venv with $("$python" --version)"
-  if ! "$python" -m venv "$venv" 2>/dev/null || [ ! -x "$venv/bin/pip" ]; then
+  if ! "$python" -m venv "$venv" >/dev/null 2>&1 || [ ! -x "$venv/bin/pip" ]; then
     rm -rf "$venv"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       echo "The venv module is missing; installing Debian's python3-venv"

@@ -220,3 +220,18 @@ def test_who_only_waits_or_listens_does_not_hold_up_the_end(tmp_path: Path) -> N
         assert running.process.wait(20) == 0
     finally:
         running.stop()
+
+
+def test_make_down_stops_the_gateway_of_this_folder(tmp_path: Path) -> None:
+    running = start_gateway(tmp_path, {"models": [model("http://127.0.0.1:1")]})
+    env = {**os.environ, "GATEWAY_RUN_DIR": str(tmp_path / "run")}
+    down = [str(REPOSITORY / "scripts" / "down.sh")]
+    try:
+        # The stopped process is our child: somebody has to take note of its end while the script looks.
+        with subprocess.Popen(down, env=env, stdout=subprocess.PIPE, text=True) as script:
+            assert running.process.wait(20) == 0
+            assert script.communicate(timeout=20)[0] == "Stopped.\n"
+        again = subprocess.run(down, env=env, capture_output=True, text=True, timeout=20, check=True)
+        assert again.stdout == "No gateway of this folder runs.\n"
+    finally:
+        running.stop()
