@@ -62,7 +62,7 @@ async def wait_for_room(
 
     fits, reading = await _poll(reader, there, timeout_s, poll_s, clock, sleep)
     if not fits:
-        hint = f"close what uses {ledger.device}, or lower the model's limits"
+        hint = f"Close what uses {ledger.device}, or lower the model's limits"
         raise not_free(ledger, model, reading, resident, timeout_s, hint)
     return reading
 

@@ -103,21 +103,21 @@ def _split(token: re.Match[str]) -> str:
 def _check(family: Family, messages: Sequence[Message], args: Mapping[str, str], continues: bool) -> None:
     if not messages:
         raise InvalidRequest(
-            "there are no messages to render", field="messages", hint="send at least one message"
+            "There are no messages to render.", field="messages", hint="Send at least one message."
         )
     for name in args:
         if name not in family.template_args:
             allowed = ", ".join(family.template_args) or "none"
             raise InvalidRequest(
-                f"the template of family {family.name} has no argument {name!r}",
+                f"The template of family {family.name} has no argument `{name}`.",
                 field=f"template_args.{name}",
-                hint=f"allowed for this family: {allowed}",
+                hint=f"Allowed for this family: {allowed}.",
             )
     if continues and messages[-1].role != "assistant":
         raise InvalidRequest(
-            f"only an assistant message can be continued, and the last one is from {messages[-1].role!r}",
+            f"Only an assistant message can be continued, and the last one is from `{messages[-1].role}`.",
             field=f"messages.{len(messages) - 1}.role",
-            hint="end with an assistant message, or leave continue_final_message out",
+            hint="End with an assistant message, or leave continue_final_message out.",
         )
 
 

@@ -551,9 +551,9 @@ async def test_room_that_does_not_come_is_an_error_with_figures() -> None:
         )
     assert caught.value.message == (
         "gpu0: qwen2 needs 10.0 GiB; 5.2 GiB of 12.0 GiB are free after 30 s; "
-        "ours: small 2.0 GiB; others use 4.8 GiB"
+        "ours: small 2.0 GiB; others use 4.8 GiB."
     )
-    assert caught.value.hint == "close what uses gpu0, or lower the model's limits"
+    assert caught.value.hint == "Close what uses gpu0, or lower the model's limits."
     assert (caught.value.status, caught.value.type) == (503, "memory_not_free")
     assert sum(time.slept) == 30
     assert time.slept[-1] == 2
@@ -605,7 +605,7 @@ async def test_release_that_does_not_come_is_an_error_with_figures() -> None:
         MemoryNotFree, match=r"qwen2 needs 10\.0 GiB; 512\.0 MiB of 12\.0 GiB are free after 9 s"
     ) as caught:
         await wait_for_release(books, reader, "qwen2", (), 9, clock=time.clock, sleep=time.sleep)
-    assert caught.value.hint == "qwen2 was stopped: look for a process of it that still runs on gpu0"
+    assert caught.value.hint == "qwen2 was stopped: look for a process of it that still runs on gpu0."
 
 
 async def test_game_that_took_the_place_at_once_does_not_keep_a_model_stopping_for_ever() -> None:

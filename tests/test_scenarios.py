@@ -224,9 +224,9 @@ def test_own_scenarios_that_clash_are_refused(ids: list[str], message: str) -> N
 def test_an_unknown_scenario_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownScenario) as refused:
         ScenarioBook([scenario_from("mine")]).get(name)
-    assert repr(name) in refused.value.message
+    assert f"`{name}`" in refused.value.message
     assert refused.value.field == "scenario"
-    assert refused.value.hint == "there are: general, qa, summary, rewrite, raw, mine"
+    assert refused.value.hint == "There are: general, qa, summary, rewrite, raw, mine."
 
 
 def test_scenarios_cannot_be_changed() -> None:

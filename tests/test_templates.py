@@ -364,9 +364,9 @@ def test_what_cannot_be_rendered_is_refused_by_field(
     ("name", "allowed"), [("llama3", "date_string"), ("qwen2", "none"), ("smollm2", "none")]
 )
 def test_an_unknown_template_argument_is_refused_with_those_allowed(name: str, allowed: str) -> None:
-    with pytest.raises(InvalidRequest, match="'date'") as refused:
+    with pytest.raises(InvalidRequest, match="`date`") as refused:
         render(family(name), [Message("user", "hi")], template_args={"date": "today"})
-    assert refused.value.hint == f"allowed for this family: {allowed}"
+    assert refused.value.hint == f"Allowed for this family: {allowed}."
 
 
 @settings(max_examples=20)
