@@ -46,8 +46,11 @@ class ExternalEngine:
 
     async def start(self, say: Callable[[Progress], None]) -> None:
         """Blocks until it is there, however long that takes."""
-        while not await self.running():
-            await asyncio.sleep(RETURN_POLL_S)
+        passes = 0
+        while passes < self._probes.passes:
+            passes = passes + 1 if await self.running() else 0
+            if passes < self._probes.passes:
+                await asyncio.sleep(RETURN_POLL_S)
 
     async def stop(self, *, force: bool) -> None:
         raise ModelUnavailable(
@@ -109,15 +112,16 @@ class SupervisedEngine:
         await self._supervisor.start()
         self.available = True
         patience = _Patience(self._spec.timeouts.start_s)
-        while True:
+        passes = 0
+        while passes < self._spec.probes.passes:
             status = await self._supervisor.status()
             _check_alive(self._spec.id, status)
             if patience.is_over(status):
                 raise EngineTimeout(_no_progress(self._spec, status))
             say(Progress(status.phase or "starting", status.progress))
-            if await self._answers():
-                return
-            await asyncio.sleep(POLL_S)
+            passes = passes + 1 if await self._answers() else 0
+            if passes < self._spec.probes.passes:
+                await asyncio.sleep(POLL_S)
 
     async def _answers(self) -> bool:
         try:
