@@ -38,17 +38,23 @@ class Keys:
     def asked_for(self) -> bool:
         return bool(self._digests)
 
-    def check(self, authorization: str | None) -> None:
-        """Raises Unauthorized unless ``authorization`` is ``Bearer`` and one of the keys."""
+    def check(self, authorization: str | None, api_key: str | None = None) -> None:
+        """Raises Unauthorized unless ``api_key`` is a key, or ``authorization`` is ``Bearer`` and a key."""
         if not self._digests:
             return
-        scheme, _, key = (authorization or "").partition(" ")
-        digest = hashlib.sha256(key.strip().encode()).digest()
+        scheme, _, bearer = (authorization or "").partition(" ")
+        offered = (api_key, bearer if scheme.lower() == "bearer" else None)
+        if not any(self._is_known(key.strip()) for key in offered if key):
+            what = "The API key is wrong." if authorization or api_key else "An API key is needed."
+            raise Unauthorized(
+                what, hint="Send the header `Authorization: Bearer <key>`, or `x-api-key: <key>`."
+            )
+
+    def _is_known(self, key: str) -> bool:
+        digest = hashlib.sha256(key.encode()).digest()
         # Every key is compared, and in constant time: nothing can be learnt from how long it took.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if scheme.lower() != "bearer" or not any(matches):
-            what = "The API key is wrong." if authorization else "An API key is needed."
-            raise Unauthorized(what, hint="Send the header `Authorization: Bearer <key>`.")
+        return any(matches)
 
 
 def _keys_in(text: str) -> list[str]:
@@ -65,12 +71,12 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
-            self._keys.check(_authorization(scope))
+            self._keys.check(_header(scope, b"authorization"), _header(scope, b"x-api-key"))
         await self._app(scope, receive, send)
 
 
-def _authorization(scope: Scope) -> str | None:
+def _header(scope: Scope, wanted: bytes) -> str | None:
     for name, value in scope["headers"]:
-        if name == b"authorization":
+        if name == wanted:
             return bytes(value).decode("latin-1")
     return None

@@ -64,7 +64,7 @@ class ModelSpec(Record):
 
     id: Identifier = Field(description="the name clients ask for")
     family: str = Field(description="prompt template: qwen2, llama3, chatml or smollm2")
-    engine: str = Field("tgi", description="what the engine speaks: tgi")
+    engine: str = Field("tgi", description="what the engine speaks: tgi or openai")
     url: HttpUrl | None = Field(
         None, description="address of an engine; alone: somebody else starts and stops it"
     )

@@ -5,7 +5,8 @@ GatewayError
 │   ├── InvalidJson           400  the body is not JSON
 │   ├── UnsupportedMediaType  415  the body is not declared as JSON
 │   ├── PayloadTooLarge       413  the body is over the limit
-│   └── UnknownScenario       422  no scenario of that name
+│   ├── UnknownScenario       422  no scenario of that name
+│   └── NotSupported          422  part of a dialect that would change the answer, and that we do not have
 ├── Unauthorized              401  no key, or a wrong one
 ├── NotFound                  404  no such route or object
 │   └── ModelNotFound         404  no model or alias of that name
@@ -78,6 +79,10 @@ class PayloadTooLarge(InvalidRequest):
 
 class UnknownScenario(InvalidRequest):
     type = "unknown_scenario"
+
+
+class NotSupported(InvalidRequest):
+    type = "unsupported_parameter"
 
 
 class Unauthorized(GatewayError):

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway import parameters as rules
+from gateway.answers import Answer, Receipt, Waiting
 from gateway.config import ModelSpec, Registry
 from gateway.errors import EngineError, EngineTimeout, GatewayError, ModelNotFound
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, messages_for
-from gateway.scheduler import Outlook
-from gateway.schemas import Clocks, Completed, FinishReason, Language, Message, Prompt, Token
+from gateway.schemas import Clocks, Completed, Language, Message, Prompt, Token
 from gateway.templates import family, render
-from gateway.tickets import Progress, Ticket
+from gateway.tickets import Ticket
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_suspect
 
 
@@ -46,46 +46,8 @@ class GenerationRequest:
     continue_final_message: bool = False
     stream: bool = False
     wait_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Where the time of one request went, in milliseconds. The parts add up to the total.
-
-    queue: for a turn, until another model has handed over; load: until the model was in; prefill: from
-    sending the prompt to the first token; decode: from the first token to the last; gateway: the rest.
-    """
-
-    queue_ms: float
-    load_ms: float
-    prefill_ms: float
-    decode_ms: float
-    gateway_ms: float
-    total_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer."""
-
-    model_id: str
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int | None
-    completion_tokens: int
-    seed: int | None
-    receipt: Receipt
-    details: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A stream is still waiting for its turn or for its model."""
-
-    model_id: str
-    outlook: Outlook
-    waited_s: float
-    progress: Progress | None
+    without: frozenset[str] = frozenset()
+    """Parameters that are off, whatever the defaults of model and scenario say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +96,7 @@ class Generations:
         own = spec.parameters.model_dump(exclude_none=True)
         # The operator's word for this very model counts for more than a default that is meant for all.
         merged = rules.combine(scenario.parameters, own, request.parameters)
+        merged = {name: value for name, value in merged.items() if name not in request.without}
         rules.check_together(merged, stream=request.stream)
         if request.messages is None and scenario.is_raw:
             return Prepared(spec, Prompt(request.inputs or ""), merged)
@@ -201,7 +164,7 @@ class Generation:
 
     def __init__(self, line: Generations, prepared: Prepared, request: GenerationRequest) -> None:
         self._line = line
-        self._prepared = prepared
+        self.prepared = prepared
         self._request = request
         self._stack = AsyncExitStack()
         self._ticket: Ticket | None = None
@@ -215,7 +178,7 @@ class Generation:
 
     @property
     def spec(self) -> ModelSpec:
-        return self._prepared.spec
+        return self.prepared.spec
 
     @property
     def waits(self) -> bool:
@@ -226,20 +189,24 @@ class Generation:
         """Take a place, and call the engine if there is one already. Closes itself on failure."""
         async with self._closed_on_error():
             self._stack.enter_context(self._line.metrics.open("gateway_generations_open", model=self.spec.id))
-            self._ticket = await self._line.ask(self._prepared, self._request)
+            self._ticket = await self._line.ask(self.prepared, self._request)
             if self._ticket.granted:
                 await self._call_engine()
 
     async def events(self) -> AsyncGenerator[Waiting | Token | Answer]:
         """Waiting while there is a wait (at least every heartbeat), each Token, then one Answer."""
         async with self._closed_on_error():
+            said: Waiting | None = None
             while not self._called:
                 ticket = self._entered()
                 if ticket.granted:
                     await self._call_engine()
-                else:
-                    yield Waiting(self.spec.id, ticket.outlook(), ticket.waited_s, ticket.progress)
-                    await ticket.wait(self._line.heartbeat_s)
+                    continue
+                waiting = Waiting(self.spec.id, ticket.outlook(), ticket.waited_s, ticket.progress)
+                if said is None or waiting.is_news_after(said, self._line.heartbeat_s / 2):
+                    yield waiting
+                    said = waiting
+                await ticket.wait(self._line.heartbeat_s / 2)
             async for event in self._pieces(self._entered()):
                 yield event if isinstance(event, Token) else self._answer(event)
 
@@ -256,6 +223,10 @@ class Generation:
                 if isinstance(event, Completed):
                     return self._answer(event)
             raise EngineError("The engine ended its answer without saying that it was complete.")
+
+    def cut(self, text: str, completion_tokens: int, prompt_tokens: int | None) -> Answer:
+        """The Answer for a caller that has enough: what it has read counts as all. To be closed then."""
+        return self._answer(Completed(text, "stop_sequence", completion_tokens, prompt_tokens, None))
 
     def _entered(self) -> Ticket:
         if self._ticket is None:
@@ -292,10 +263,10 @@ class Generation:
         await lost.lost()
         lost.close()
         self._queued_s, self._loaded_s = lost.queue_s, lost.load_s
-        self._ticket = await self._line.ask(self._prepared, self._request)
+        self._ticket = await self._line.ask(self.prepared, self._request)
 
     async def _send(self, ticket: Ticket) -> None:
-        spec, prepared = self.spec, self._prepared
+        spec, prepared = self.spec, self.prepared
         engine, clocks = self._line.engine(spec), _clocks(spec)
         self._sent = time.perf_counter()
         if rules.streamable(prepared.parameters):
@@ -328,7 +299,7 @@ class Generation:
             completion_tokens=done.completion_tokens,
             seed=done.seed,
             receipt=receipt,
-            details=done.details if self._prepared.parameters.get("details") or self._whole else None,
+            details=done.details if self.prepared.parameters.get("details") or self._whole else None,
         )
 
     def _receipt(self, finished: float) -> Receipt:

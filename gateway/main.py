@@ -11,9 +11,9 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from gateway import __version__
-from gateway.api import native, ops
+from gateway.api import anthropic, anthropic_bodies, native, openai, openai_answers, ops, tgi, tgi_bodies
 from gateway.api.bodies import BodyRoute
-from gateway.api.context import ErrorBody, RequestContext, error_body, error_response, request_id_of
+from gateway.api.context import NATIVE, Envelope, RequestContext, error_response, request_id_of
 from gateway.api.services import Services
 from gateway.auth import Keys, RequireKey
 from gateway.config import Registry, Settings, read_secret
@@ -67,9 +67,27 @@ def _add_routes(app: FastAPI) -> None:
     add("POST", "/v1/models/{model_id}/load", ops.load)
     add("POST", "/v1/models/{model_id}/unload", ops.unload)
     add("GET", "/v1/events", ops.events)
+    add("POST", "/v1/chat/completions", openai.chat_completions)
+    add("POST", "/v1/completions", openai.completions)
+    for path in openai.NOT_OFFERED:
+        add("POST", path, openai.not_offered)
+    add("POST", "/v1/messages", anthropic.messages)
+    add("POST", "/v1/messages/count_tokens", anthropic.count_tokens)
     add("GET", "/health", ops.health)
     add("GET", "/ready", ops.ready)
     add("GET", "/metrics", ops.metrics)
+    add("GET", "/", ops.health)
+    add("GET", "/ping", ops.health)
+    for model in ("", "/models/{model_id:path}"):
+        add("POST", f"{model}/generate", tgi.generate)
+        add("POST", f"{model}/generate_stream", tgi.generate_stream)
+        add("POST", f"{model}/tokenize", tgi.tokenize)
+        add("POST", f"{model}/chat_tokenize", tgi.chat_tokenize)
+        add("POST", f"{model}/invocations", tgi.compat)
+        add("GET", f"{model}/info", tgi.info)
+        add("POST", model or "/", tgi.compat)
+    add("GET", "/models/{model_id:path}/health", tgi.health)
+    add("GET", "/models/{model_id:path}", tgi.health)
 
 
 async def _services(
@@ -123,12 +141,28 @@ async def _router_error(request: Request, error: Exception) -> Response:
     return error_response(_as_ours(request, error), request_id_of(request), envelope)
 
 
-ENVELOPES: Mapping[str, ErrorBody] = {}
-"""Dialects with an error envelope of their own, by the beginning of their paths."""
+_TGI_PATHS = (
+    "/generate",
+    "/generate_stream",
+    "/tokenize",
+    "/chat_tokenize",
+    "/invocations",
+    "/info",
+    "/models",
+)
+ENVELOPES: Mapping[str, Envelope] = {
+    "/v1/chat": Envelope(openai_answers.CHAT.error),
+    "/v1/completions": Envelope(openai_answers.TEXT.error),
+    **dict.fromkeys(openai.NOT_OFFERED_ROOTS, Envelope(openai_answers.CHAT.error)),
+    "/v1/messages": anthropic_bodies.ENVELOPE,
+    **dict.fromkeys(("/", *_TGI_PATHS), tgi_bodies.ENVELOPE),
+}
+"""Dialects with an error envelope of their own, by path; what lies below a path has the same one."""
 
 
-def _envelope_of(path: str) -> ErrorBody:
-    return next((body for prefix, body in ENVELOPES.items() if path.startswith(prefix)), error_body)
+def _envelope_of(path: str) -> Envelope:
+    found = (body for root, body in ENVELOPES.items() if path == root or path.startswith(f"{root}/"))
+    return next(found, NATIVE)
 
 
 def _as_ours(request: Request, error: Exception) -> GatewayError:

@@ -29,12 +29,28 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. ``text`` can be empty while a multi-byte character is incomplete."""
+    """One generated token. ``text`` can be empty while a multi-byte character is incomplete.
+
+    ``last`` is set by engines that say with a token that it is the answer's last one; ``top`` are the
+    likeliest tokens at its place, where they were asked for.
+    """
 
     text: str
     id: int | None
     logprob: float | None
     special: bool
+    last: bool = False
+    top: tuple[Token, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """One token of a prompt, and the characters from ``start`` up to ``stop`` that it covers."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)

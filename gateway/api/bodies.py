@@ -95,7 +95,7 @@ def parse(raw: bytes, body_type: type[Body]) -> Body:
 
 
 def _explained(error: ValidationError, raw: bytes, body_type: type[BaseModel]) -> InvalidRequest:
-    details = error.errors(include_url=False)
+    details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
     first = details[0]
     if first["type"] == "json_invalid":
         return InvalidJson(
@@ -106,6 +106,11 @@ def _explained(error: ValidationError, raw: bytes, body_type: type[BaseModel]) -
     if len(details) > len(sentences):
         sentences.append(f"And {len(details) - len(sentences)} more.")
     return InvalidRequest(" ".join(sentences), field=field or None, hint=_hint(first))
+
+
+def _follows(detail: Mapping[str, Any]) -> bool:
+    """Whether a list is only too short because its items are wrong, which is said already."""
+    return detail["type"] == "too_short" and bool(len(detail["input"]) >= detail["ctx"]["min_length"])
 
 
 def _json_reason(raw: bytes, detail: Mapping[str, Any]) -> str:

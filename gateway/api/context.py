@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import to_json
@@ -21,6 +22,9 @@ from gateway.metrics import Metrics
 
 logger = logging.getLogger("gateway.access")
 
+PATIENCE_S = 120.0
+"""The longest Retry-After that OpenAI's clients keep to: told a longer one, they would come back early."""
+_PASSING = frozenset({429, 502, 503, 504})
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
@@ -47,12 +51,33 @@ ErrorBody = Callable[[GatewayError, str], Mapping[str, Any]]
 """A dialect's error envelope: (error, request id) → JSON body."""
 
 
-def error_response(error: GatewayError, request_id: str, envelope: ErrorBody = error_body) -> Response:
-    headers = {}
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """How a dialect says that something went wrong: the body; statuses where it has others than ours; and the
+    header in which its clients look for the request's id."""
+
+    body: ErrorBody
+    statuses: Mapping[int, int] = field(default_factory=dict)
+    id_header: str | None = None
+
+
+NATIVE = Envelope(error_body)
+
+
+def error_response(error: GatewayError, request_id: str, envelope: Envelope = NATIVE) -> Response:
+    headers = {} if envelope.id_header is None else {envelope.id_header: request_id}
     if error.retry_after_s is not None:
         # Whole seconds by RFC 9110, rounded up: a client that comes earlier would be refused again.
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    return json_response(envelope(error, request_id), status=error.status, headers=headers)
+    if not _may_pass(error):
+        headers["x-should-retry"] = "false"
+    status = envelope.statuses.get(error.status, error.status)
+    return json_response(envelope.body(error, request_id), status=status, headers=headers)
+
+
+def _may_pass(error: GatewayError) -> bool:
+    """Whether the same request could succeed soon. OpenAI's clients repeat what they are not told not to."""
+    return error.status in _PASSING and (error.retry_after_s or 0.0) <= PATIENCE_S
 
 
 def json_response(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -72,7 +97,7 @@ class RequestContext:
     ``envelope_of`` names the dialect's error envelope for a path.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, envelope_of: Callable[[str], ErrorBody]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, envelope_of: Callable[[str], Envelope]) -> None:
         self._app = app
         self._metrics = metrics
         self._envelope_of = envelope_of

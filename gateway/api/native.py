@@ -10,19 +10,18 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
+from gateway.answers import Answer, Waiting
 from gateway.api.context import error_body, json_response, request_id_of
 from gateway.api.receipts import ReceiptBody, receipt_body, receipt_headers, waiting_comment
 from gateway.api.services import services_of
-from gateway.api.streams import EventStream, until_left
+from gateway.api.streams import EventStream, stream_limit_s, until_left
 from gateway.errors import GatewayError, InvalidRequest
-from gateway.generation import Answer, Generation, GenerationRequest, Waiting
+from gateway.generation import Generation, GenerationRequest
 from gateway.parameters import Parameters
 from gateway.schemas import Language, Message, Role, Token
 from gateway.wire.sse import encode_event
 
 MAX_MESSAGES = 1000
-UNREAD_S = 60.0
-"""Beyond all that an answer may take, a client has this long to read the rest of it."""
 
 
 class MessageBody(BaseModel):
@@ -127,9 +126,8 @@ async def generate(request: Request, body: GenerateBody) -> Response:
         return json_response(_answer_body(answer, request), headers=receipt_headers(answer))
     generation = await until_left(request, line.start(asked))
     request.state.log = {"model": generation.spec.id}
-    times = generation.spec.timeouts
-    limit_s = times.wait_s + times.total_s + UNREAD_S
     events = _events(generation, body, request)
+    limit_s = stream_limit_s(generation.spec.timeouts)
     return EventStream(events, {"x-gateway-model": generation.spec.id}, limit_s)
 
 

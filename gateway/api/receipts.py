@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from gateway.generation import Answer, Receipt, Waiting
+from gateway.answers import Answer, Receipt, Waiting
+from gateway.tickets import Progress
 from gateway.wire.sse import encode_comment
 
 
@@ -33,7 +34,15 @@ def receipt_headers(answer: Answer) -> dict[str, str]:
 
 def waiting_comment(waiting: Waiting) -> bytes:
     """How a wait goes, for people, as a comment of a stream: no client counts it as an answer."""
-    outlook, progress = waiting.outlook, waiting.progress
+    outlook = waiting.outlook
     eta = "" if outlook.eta_s is None else f", about {outlook.eta_s:.0f} s left"
-    step = f" ({progress.phase})" if progress else ""
-    return encode_comment(f"{outlook.phase} {waiting.model_id}{step}, position {outlook.position}{eta}")
+    return encode_comment(
+        f"{outlook.phase} {waiting.model_id}{_step(waiting.progress)}, position {outlook.position}{eta}"
+    )
+
+
+def _step(progress: Progress | None) -> str:
+    if progress is None:
+        return ""
+    done = "" if progress.fraction is None else f" {progress.fraction:.0%}"
+    return f" ({progress.phase.replace('_', ' ')}{done})"

@@ -11,6 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.config import Timeouts
+
+UNREAD_S = 60.0
+"""Beyond all that an answer may take, a client has this long to read the rest of it."""
+
 Result = TypeVar("Result")
 
 SSE_HEADERS = {
@@ -18,6 +23,11 @@ SSE_HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",  # nginx would hold the tokens back
 }
+
+
+def stream_limit_s(times: Timeouts) -> float:
+    """How long a stream may take at most, with all its waiting and reading."""
+    return times.wait_s + times.total_s + UNREAD_S
 
 
 class ClientLeft(Exception):
@@ -42,14 +52,20 @@ class EventStream(Response):
     """Streams chunks as they come. Closes the source at once when the client leaves, and always.
 
     ``limit_s`` bounds the whole answer in seconds: a client that stops reading, but keeps its connection,
-    would otherwise hold its place for ever.
+    would otherwise hold its place for ever. ``head`` is what has been read of ``chunks`` already, by a
+    handler that wanted to know whether there is an answer at all.
     """
 
     def __init__(
-        self, chunks: AsyncGenerator[bytes], headers: Mapping[str, str], limit_s: float | None = None
+        self,
+        chunks: AsyncGenerator[bytes],
+        headers: Mapping[str, str],
+        limit_s: float | None = None,
+        head: bytes = b"",
     ) -> None:
         super().__init__(headers={**SSE_HEADERS, **headers})
         self._chunks = chunks
+        self._head = head
         self._limit_s = limit_s
         # Response() counted the bytes of an empty body.
         del self.headers["content-length"]
@@ -66,6 +82,8 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if self._head:
+            await send({"type": "http.response.body", "body": self._head, "more_body": True})
         async for chunk in self._chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.engine import grammars
 from gateway.engine.backend import Job, PromptToken, Step
+from gateway.wire.pieces import spans_of
 from gateway.wire.tgi import FinishReason, token_body
 
 _REASONS: dict[str, FinishReason] = {"eos": "eos_token", "word": "stop_sequence", "limit": "length"}
@@ -115,26 +116,5 @@ class StepReader:
 
 
 def prompt_tokens(text: str, tokens: Sequence[Mapping[str, Any]]) -> list[PromptToken]:
-    """TGI's tokens from llama.cpp's pieces, which are text, or bytes where a character is split.
-
-    A token that the tokenizer added (a begin-of-text marker) is not in the text and gets an empty range.
-    """
-    raw = text.encode()
-    starts = _character_index(text)
-    found: list[PromptToken] = []
-    at = 0
-    for token in tokens:
-        piece = token["piece"] if isinstance(token["piece"], str) else bytes(token["piece"])
-        piece_bytes = piece.encode() if isinstance(piece, str) else piece
-        width = len(piece_bytes) if raw.startswith(piece_bytes, at) else 0
-        start, stop = starts[at], starts[max(at, at + width - 1)] + 1 if width else starts[at]
-        shown = text[start:stop] if width else piece_bytes.decode(errors="replace")
-        found.append(PromptToken(id=token["id"], text=shown, start=start, stop=stop))
-        at += width
-    return found
-
-
-def _character_index(text: str) -> list[int]:
-    """For each byte of the encoded text the index of its character, and one entry for the end."""
-    index = [number for number, character in enumerate(text) for _ in character.encode()]
-    return [*index, len(text)]
+    """TGI's tokens from llama.cpp's pieces."""
+    return [PromptToken(*span) for span in spans_of(text, tokens)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -112,10 +112,3 @@ def _seed(request: GenerateRequest) -> int | None:
 
 def random_seed() -> int:
     return secrets.randbits(63)
-
-
-def schema_of(grammar_value: Any) -> Any:
-    """The JSON schema inside a ``json_schema`` grammar, with or without its OpenAI wrapping."""
-    if isinstance(grammar_value, dict) and "schema" in grammar_value:
-        return grammar_value["schema"]
-    return grammar_value

@@ -11,6 +11,10 @@ from typing import Final
 import httpx
 
 from gateway.upstream.base import EngineClient
+from gateway.upstream.openai import OpenAiEngine
 from gateway.upstream.tgi import TgiEngine
 
-ENGINES: Final[Mapping[str, Callable[[httpx.AsyncClient], EngineClient]]] = {"tgi": TgiEngine}
+ENGINES: Final[Mapping[str, Callable[[httpx.AsyncClient], EngineClient]]] = {
+    "tgi": TgiEngine,
+    "openai": OpenAiEngine,
+}

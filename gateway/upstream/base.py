@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, Protocol
 
 from gateway.errors import EngineError, EngineTimeout, ModelUnavailable
-from gateway.schemas import Clocks, Completed, Prompt, Token
+from gateway.schemas import Clocks, Completed, Prompt, Token, TokenSpan
 
 Clock = Literal["connect", "first_token", "between_tokens", "total"]
 
@@ -57,6 +57,10 @@ class EngineClient(Protocol):
         """How many tokens ``text`` is as a prompt; None when this engine cannot count."""
         ...
 
+    async def tokenize(self, url: str, text: str, *, timeout_s: float = 10.0) -> tuple[TokenSpan, ...] | None:
+        """``text`` as the tokens of a prompt; None when this engine cannot tell."""
+        ...
+
     async def healthy(self, url: str, timeout_s: float) -> None:
         """Return when the engine says that it can answer; raise with the reason otherwise."""
         ...
@@ -70,6 +74,10 @@ class SuspectEngineError(EngineError):
     """The engine broke off, or failed in the middle of its work: it may not recover by itself."""
 
     engine_suspect: ClassVar[bool] = True
+
+
+class Truncated(SuspectEngineError):
+    """The engine's answer ended before it was complete."""
 
 
 class EngineUnreachable(ModelUnavailable):

@@ -17,7 +17,7 @@ import httpx
 
 from gateway.errors import EngineError, GatewayError
 from gateway.schemas import Clocks
-from gateway.upstream.base import EngineUnreachable, SuspectEngineError
+from gateway.upstream.base import EngineUnreachable, Truncated
 from gateway.upstream.watch import Watch, clock_timeout
 from gateway.wire.sse import SseDecoder, SseEvent, SseOverflow
 
@@ -204,7 +204,7 @@ def _broken(call: Call, tokens: int, before_head: bool, error: Exception) -> Gat
             f"the engine is unreachable at {call.address}: {_reason(error)}",
             hint="It may still be loading, or have stopped: look at the model's state and the engine's log.",
         )
-    return SuspectEngineError(
+    return Truncated(
         f"truncated: the connection to {call.address} broke after {tokens} tokens: {_reason(error)}",
         hint="The engine may have stopped: look at its log, and send the request again.",
     )

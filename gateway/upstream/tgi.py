@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, get_args
 
 import httpx
 from pydantic_core import from_json
 
-from gateway.errors import EngineError, InvalidRequest
-from gateway.schemas import Clocks, Completed, FinishReason, Prompt, Token
-from gateway.upstream.base import SuspectEngineError
+from gateway.schemas import Clocks, Completed, FinishReason, Prompt, Token, TokenSpan
+from gateway.upstream.base import Truncated
+from gateway.upstream.bodies import json_body, not_understood, object_of, within
 from gateway.upstream.exchange import Answer, Call, DataStream, fetch, open_stream
 from gateway.upstream.tgi_errors import error_of_answer, error_of_event
 
@@ -59,32 +58,43 @@ class TgiEngine:
         if answer.status != httpx.codes.OK:
             raise error_of_answer(answer, call.address, prompt.text)
         try:
-            body = _object(answer.body, call)
+            body = object_of(answer.body, call)
             return _collected(body, asked, answer)
         except (KeyError, TypeError) as error:
-            raise _not_understood(call, error) from error
+            raise not_understood(call, error) from error
 
     async def count_tokens(self, url: str, text: str, *, timeout_s: float = 10.0) -> int | None:
-        call = Call("POST", url, "/tokenize", _json({"inputs": text}))
-        answer = await fetch(self._client, call, _within(timeout_s))
+        listed = await self._listed(_tokenizing(url, text), text, timeout_s)
+        return None if listed is None else len(listed)
+
+    async def tokenize(self, url: str, text: str, *, timeout_s: float = 10.0) -> tuple[TokenSpan, ...] | None:
+        call = _tokenizing(url, text)
+        listed = await self._listed(call, text, timeout_s)
+        try:
+            return None if listed is None else tuple(_span(token) for token in listed)
+        except (KeyError, TypeError) as error:
+            raise not_understood(call, error) from error
+
+    async def _listed(self, call: Call, text: str, timeout_s: float) -> list[Any] | None:
+        answer = await fetch(self._client, call, within(timeout_s))
         if answer.status in {404, 405, 501}:
             return None
         if answer.status != httpx.codes.OK:
             raise error_of_answer(answer, call.address, text)
-        return _length(answer.body)
+        return _list(answer.body)
 
     async def healthy(self, url: str, timeout_s: float) -> None:
         call = Call("GET", url, "/health")
-        answer = await fetch(self._client, call, _within(timeout_s))
+        answer = await fetch(self._client, call, within(timeout_s))
         if answer.status != httpx.codes.OK:
             raise error_of_answer(answer, call.address)
 
     async def info(self, url: str, timeout_s: float) -> Mapping[str, Any]:
         call = Call("GET", url, "/info")
-        answer = await fetch(self._client, call, _within(timeout_s))
+        answer = await fetch(self._client, call, within(timeout_s))
         if answer.status != httpx.codes.OK:
             raise error_of_answer(answer, call.address)
-        return _object(answer.body, call)
+        return object_of(answer.body, call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +119,7 @@ class _Asked:
         return cls(prompt.text, given, own, prompt.stop)
 
     def body(self) -> bytes:
-        return _json({"inputs": self.inputs, "parameters": self.parameters})
+        return json_body({"inputs": self.inputs, "parameters": self.parameters})
 
     def settle(self, text: str, reason: FinishReason, last: str) -> tuple[str, FinishReason]:
         """The text and the reason for who asked: the family's stop string is the end of a turn, not text.
@@ -157,10 +167,10 @@ class _Reading:
                 event = self._event(data)
                 self._tokens += 1
                 try:
-                    token = _token(event["token"])
+                    token = _token_of(event)
                     completed = self._completed(event, token)
                 except (KeyError, TypeError) as error:
-                    raise _not_understood(self._call, error) from error
+                    raise not_understood(self._call, error) from error
                 if self._wants_tokens:
                     yield token
                 if completed is not None:
@@ -173,14 +183,14 @@ class _Reading:
         batch = await self._events.batch()
         if not batch:
             ended = f"ended after {self._tokens} tokens without a last event"
-            raise SuspectEngineError(
+            raise Truncated(
                 f"truncated: the stream of {self._call.address} {ended}",
                 hint="The engine may have stopped: look at its log, and send the request again.",
             )
         return batch
 
     def _event(self, data: bytes) -> dict[str, Any]:
-        event = _object(data, self._call)
+        event = object_of(data, self._call)
         if "error" in event:
             raise error_of_event(event, self._call.address, self._asked.inputs, self._tokens)
         return event
@@ -227,40 +237,27 @@ def _token(token: dict[str, Any]) -> Token:
     return Token(text, token.get("id"), token.get("logprob"), bool(token.get("special")))
 
 
-def _json(body: Mapping[str, object]) -> bytes:
-    try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest("inputs or a stop string holds half of a character", field="inputs") from None
-    except ValueError:
-        raise InvalidRequest("a parameter is not a finite number", field="parameters") from None
+def _token_of(event: dict[str, Any]) -> Token:
+    """The token of an event, with what only the event knows of it."""
+    token = _token(event["token"])
+    top, last = event.get("top_tokens"), event.get("generated_text") is not None
+    if top is None and not last:
+        return token
+    return replace(token, last=last, top=None if top is None else tuple(map(_token, top)))
 
 
-def _object(data: bytes, call: Call) -> dict[str, Any]:
-    try:
-        body = from_json(data)
-    except ValueError as error:
-        raise _not_understood(call, error) from None
-    if not isinstance(body, dict):
-        raise _not_understood(call, TypeError("not an object"))
-    return body
+def _span(token: dict[str, Any]) -> TokenSpan:
+    return TokenSpan(token["id"], token["text"], token["start"], token["stop"])
 
 
-def _length(data: bytes) -> int | None:
-    """How long a JSON list is; None for anything else."""
+def _tokenizing(url: str, text: str) -> Call:
+    return Call("POST", url, "/tokenize", json_body({"inputs": text}))
+
+
+def _list(data: bytes) -> list[Any] | None:
+    """A JSON list; None for anything else."""
     try:
         body = from_json(data)
     except ValueError:
         return None
-    return len(body) if isinstance(body, list) else None
-
-
-def _not_understood(call: Call, error: Exception) -> EngineError:
-    return EngineError(
-        f"{call.address} sent what cannot be understood: {type(error).__name__}",
-        hint="Check the address and the engine kind of this model in the registry.",
-    )
-
-
-def _within(timeout_s: float) -> Clocks:
-    return Clocks(connect_s=timeout_s, first_token_s=timeout_s, between_tokens_s=timeout_s, total_s=timeout_s)
+    return body if isinstance(body, list) else None

@@ -1,22 +1,19 @@
 """TGI's refusals and failures, in all their shapes, as ours.
 
 TGI answers with JSON, with plain text, with nothing at all, or with status 200 and an error event; proxies
-in front of it answer with pages. What it says is quoted only as far as it does not repeat the prompt.
+in front of it answer with pages.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from gateway.errors import EngineError, GatewayError, InvalidRequest, Overloaded, PayloadTooLarge
-from gateway.upstream.base import EngineUnreachable, SuspectEngineError
+from gateway.errors import EngineError, GatewayError, InvalidRequest
+from gateway.upstream import refusals
 from gateway.upstream.exchange import Answer
 
-_QUOTE_CHARACTERS: Final = 400
-_PROMPT_WINDOW: Final = 24
 _PREFIXES: Final = ("Input validation error: ", "Request failed during generation: ")
 _VALIDATION: Final = frozenset(
     {"validation", "template_error", "missing_template_variable", "tool_error", "batch size exceeded"}
@@ -30,8 +27,8 @@ _FIELD: Final = re.compile(r"`(?P<named>\w+)`|\b(?P<path>parameters\.\w+|inputs)
 
 def error_of_event(event: Mapping[str, object], address: str, prompt: str, tokens: int = 0) -> GatewayError:
     """The error in ``{"error": …, "error_type": …}`` that came as an event, after ``tokens`` tokens."""
-    said = _quotable(_text(event.get("error")), prompt)
-    kind = _text(event.get("error_type"))
+    said = _quotable(refusals.text_of(event.get("error")), prompt)
+    kind = refusals.text_of(event.get("error_type"))
     if known := _of_type(kind, said, address):
         return known
     after = f" after {tokens} tokens" if tokens else ""
@@ -40,25 +37,24 @@ def error_of_event(event: Mapping[str, object], address: str, prompt: str, token
 
 def error_of_answer(answer: Answer, address: str, prompt: str = "") -> GatewayError:
     """The error for an answer whose status is not 200."""
-    said, kind = _read(answer)
-    said = _quotable(said, prompt)
-    if known := _of_type(kind, said, address):
+    body, plain = refusals.json_or_text(answer)
+    said = _quotable(refusals.text_of(body.get("error")) or plain, prompt)
+    if known := _of_type(refusals.text_of(body.get("error_type")), said, address):
         return known
     if make := _BY_STATUS.get(answer.status):
         return make(said, address)
-    error = SuspectEngineError if answer.status == 500 else EngineError
-    return error(f"{address} answered with status {answer.status}{': ' if said else ''}{said}")
+    return refusals.of_status(answer.status, said, address)
 
 
 def _of_type(kind: str, said: str, address: str) -> GatewayError | None:
     if kind in _VALIDATION:
         return _invalid(said, address)
     if kind == "overloaded":
-        return _overloaded(said, address)
+        return refusals.overloaded(said, address)
     if kind in _FAILED:
-        return _failed(said, address)
+        return refusals.failed(said, address)
     if kind == "healthcheck":
-        return _unavailable(said, address)
+        return refusals.unavailable(said, address)
     return None
 
 
@@ -75,93 +71,20 @@ def _invalid(said: str, address: str) -> GatewayError:
     )
 
 
-def _overloaded(_said: str, address: str) -> GatewayError:
-    return Overloaded(f"the engine at {address} has all the requests that it takes", hint="Try again later.")
-
-
-def _failed(said: str, address: str) -> GatewayError:
-    return SuspectEngineError(
-        f"the engine at {address} failed while generating: {said or 'no reason given'}",
-        hint="It may be out of memory and about to restart: look at its log, and try again.",
-    )
-
-
-def _unavailable(said: str, address: str) -> GatewayError:
-    return EngineUnreachable(
-        f"{address} says that the engine is not available{': ' if said else ''}{said}",
-        hint="It may still be loading, or have stopped: look at the model's state and the engine's log.",
-    )
-
-
-def _too_large(_said: str, address: str) -> GatewayError:
-    return PayloadTooLarge(
-        f"the request is larger than {address} takes",
-        field="inputs",
-        hint="Shorten inputs, or raise the engine's --payload-limit.",
-    )
-
-
-def _wants_key(_said: str, address: str) -> GatewayError:
-    return EngineError(
-        f"{address} wants a key of its own",
-        hint="Start the engine without --api-key: the gateway's keys are what protects it.",
-    )
-
-
 def _not_there(_said: str, address: str) -> GatewayError:
-    return EngineError(
-        f"{address} does not exist there: is this a TGI engine?",
-        hint="Check the address and the engine kind of this model in the registry.",
-    )
+    return refusals.not_there("a TGI engine", address)
 
 
 _BY_STATUS: Final[Mapping[int, Callable[[str, str], GatewayError]]] = {
-    401: _wants_key,
-    403: _wants_key,
+    **refusals.BY_STATUS,
     404: _not_there,
     405: _not_there,
-    413: _too_large,
     422: _invalid,
-    424: _failed,
-    429: _overloaded,
-    502: _unavailable,
-    503: _unavailable,
-    504: _unavailable,
+    424: refusals.failed,
 }
 
 
-def _read(answer: Answer) -> tuple[str, str]:
-    """The engine's words and its error type, both possibly empty. Pages for browsers are not quoted."""
-    try:
-        body = json.loads(answer.body)
-    except ValueError:
-        if answer.headers.get("content-type", "").startswith("text/plain"):
-            return answer.body.decode("utf-8", "replace"), ""
-        return "", ""
-    if not isinstance(body, dict):
-        return "", ""
-    return _text(body.get("error")), _text(body.get("error_type"))
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _quotable(said: str, prompt: str) -> str:
-    """``said`` on one line of bearable length, or nothing when it repeats a part of the prompt."""
     for prefix in _PREFIXES:
         said = said.removeprefix(prefix)
-    said = " ".join(said.split())
-    if repeats(said, prompt):
-        return "(not shown: it repeats the prompt)"
-    return said if len(said) <= _QUOTE_CHARACTERS else said[:_QUOTE_CHARACTERS] + "…"
-
-
-def repeats(said: str, prompt: str) -> bool:
-    """Whether a stretch of ``prompt`` (white space aside) is in the part of ``said`` that would be quoted."""
-    prompt = " ".join(prompt.split())
-    size = min(_PROMPT_WINDOW, len(prompt))
-    if size < 4:
-        return False
-    said = said[:_QUOTE_CHARACTERS]
-    return any(said[at : at + size] in prompt for at in range(len(said) - size + 1))
+    return refusals.quotable(said, prompt)

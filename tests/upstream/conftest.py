@@ -15,6 +15,8 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.schemas import Clocks, Completed, Prompt, Token
+from gateway.upstream.base import EngineClient
+from gateway.upstream.openai import OpenAiEngine
 from gateway.upstream.tgi import TgiEngine
 from gateway.upstream.transport import open_client
 
@@ -175,7 +177,7 @@ def tgi(client: httpx.AsyncClient) -> TgiEngine:
 class Caller:
     """Asks with a prompt and clocks of its own unless told otherwise."""
 
-    tgi: TgiEngine
+    tgi: EngineClient
 
     @staticmethod
     def clocks(limits: Mapping[str, float] | None) -> Clocks:
@@ -201,6 +203,14 @@ class Caller:
         async with self.stream(url, *args, **more) as pieces:
             return [piece async for piece in pieces]
 
+    async def broken(self, url: str, seen: list[Token | Completed], *, tokens: bool) -> GatewayError:
+        """The error that reading a stream ends with; what came before it is added to ``seen``."""
+        with pytest.raises(GatewayError) as caught:  # noqa: PT012 - the reading is what raises
+            async with self.stream(url, tokens=tokens) as pieces:
+                async for piece in pieces:
+                    seen.append(piece)  # noqa: PERF401 - what came before the error is wanted
+        return caught.value
+
     async def refused(self, url: str, *, limits: Mapping[str, float] | None = None) -> GatewayError:
         """The error that entering a stream raises."""
         stream = self.stream(url, limits=limits)
@@ -213,6 +223,11 @@ class Caller:
 @pytest.fixture
 def ask(tgi: TgiEngine) -> Caller:
     return Caller(tgi)
+
+
+@pytest.fixture
+def ask_openai(client: httpx.AsyncClient) -> Caller:
+    return Caller(OpenAiEngine(client))
 
 
 @pytest.fixture

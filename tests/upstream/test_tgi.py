@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.errors import EngineError, EngineTimeout, GatewayError, InvalidRequest, ModelUnavailable
-from gateway.schemas import Completed, Prompt, Token
+from gateway.schemas import Completed, Prompt, Token, TokenSpan
 from gateway.upstream import ENGINES
-from gateway.upstream.base import EngineClient, SuspectEngineError
+from gateway.upstream.base import EngineClient, SuspectEngineError, Truncated
 from gateway.upstream.tgi import TgiEngine
 from gateway.upstream.transport import open_client
 
@@ -46,7 +46,7 @@ async def test_both_framings_arrive_whole_however_the_network_cuts_them(
         assert await ask.collect(engine.url) == [
             Token("你", 101, -0.5, False),
             Token("", 102, None, False),
-            Token("好🙂", 103, -0.5, False),
+            Token("好🙂", 103, -0.5, False, last=True),
             Completed("你好🙂", "eos_token", 3, 9, 7, DETAILS),
         ]
 
@@ -287,6 +287,43 @@ async def test_tokens_are_counted_where_the_engine_can(
     async with serve([response]) as engine:
         assert await ask.tgi.count_tokens(engine.url, "你好") == count
     assert engine.requests[0][::2] == ("/tokenize", {"inputs": "你好"})
+
+
+async def test_a_text_is_split_as_the_engine_splits_it(serve: Any, ask: Any) -> None:
+    body = [{"id": 5, "text": "你", "start": 0, "stop": 1}, {"id": 6, "text": "好", "start": 1, "stop": 2}]
+    async with serve([("200 OK", body)]) as engine:
+        spans = await ask.tgi.tokenize(engine.url, "你好")
+    assert spans == (TokenSpan(5, "你", 0, 1), TokenSpan(6, "好", 1, 2))
+    assert engine.requests[0][::2] == ("/tokenize", {"inputs": "你好"})
+
+
+@pytest.mark.parametrize("status", ["404 N", "405 M", "501 N"])
+async def test_an_engine_without_a_tokenizer_splits_nothing(serve: Any, ask: Any, status: str) -> None:
+    async with serve([(status,)]) as engine:
+        assert await ask.tgi.tokenize(engine.url, "x") is None
+
+
+@pytest.mark.parametrize("body", [[{"id": 1}], [1]], ids=["fields missing", "no objects"])
+async def test_a_list_that_holds_no_tokens_is_an_error(serve: Any, ask: Any, body: Any) -> None:
+    async with serve([("200 OK", body)]) as engine:
+        with pytest.raises(EngineError, match="understood"):
+            await ask.tgi.tokenize(engine.url, "x")
+
+
+async def test_likeliest_tokens_come_with_the_token_at_whose_place_they_are(serve: Any, ask: Any) -> None:
+    other = {"id": 9, "text": "b", "logprob": -2.0, "special": False}
+    first = token("a") | {"top_tokens": [token("a")["token"], other]}
+    async with serve(["STREAM", first, last("c", "ac") | {"top_tokens": []}, "END"]) as engine:
+        pieces = await ask.collect(engine.url, {"top_n_tokens": 2})
+    assert pieces[0].top == (Token("a", 101, -0.5, False), Token("b", 9, -2.0, False))
+    assert (pieces[0].last, pieces[1].last, pieces[1].top) == (False, True, ())
+
+
+@pytest.mark.parametrize("end", ["END", "CLOSE"])
+async def test_a_stream_without_its_end_is_told_from_other_failures(serve: Any, ask: Any, end: str) -> None:
+    async with serve(["STREAM", HI[0], end]) as engine:
+        with pytest.raises(Truncated, match="after 1 tokens"):
+            await ask.collect(engine.url)
 
 
 async def test_health_and_info_say_what_the_engine_says(serve: Any, ask: Any) -> None:

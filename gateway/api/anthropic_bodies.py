@@ -1,0 +1,196 @@
+"""What Anthropic's clients send, the requests for our own line that it becomes, and what an error looks like.
+
+Fields that would change the answer and that we cannot honour are refused by their names, fields that do not
+change it are listed here and ignored, and unknown ones are refused, as that API does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import groupby
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from gateway.api.context import Envelope
+from gateway.errors import GatewayError, InvalidRequest, NotSupported
+from gateway.generation import GenerationRequest
+from gateway.parameters import I32_MAX, MAX_STOP_SEQUENCES, U32_MAX, StopSequence
+from gateway.schemas import Message, Role
+
+MAX_MESSAGES: Final = 1000
+MAX_OWN_STOPS: Final = 64
+
+IGNORED: Final = frozenset(
+    {
+        "cache_control",
+        "diagnostics",
+        "inference_geo",
+        "metadata",
+        "service_tier",
+        "speed",
+        "user_profile_id",
+        "workspace_id",
+    }
+)
+"""Fields about billing and caching: the answer is the same without them."""
+
+REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+    "tools": (([],), "models are not offered tools"),
+    "tool_choice": (({"type": "none"},), "models are not offered tools"),
+    "mcp_servers": (([],), "models are not offered tools"),
+    "thinking": (({"type": "disabled"},), "models here do not think apart from what they say"),
+    "output_config": (({},), "answers are free text"),
+    "output_format": ((), "answers are free text"),
+    "container": ((), "nothing is executed here"),
+    "context_management": (({},), "conversations go to the model as they are"),
+}
+"""Fields that would change the answer: the values that change nothing, and why others are not honoured."""
+
+
+def _text(content: object) -> object:
+    """Text blocks as one text, a line each; a string as it is. Raises ValueError for other blocks."""
+    if not isinstance(content, list):
+        return content
+    return "\n".join(_text_of(index, block) for index, block in enumerate(content))
+
+
+def _text_of(index: int, block: object) -> str:
+    kind = block.get("type") if isinstance(block, dict) else None
+    if isinstance(block, dict) and kind == "text" and isinstance(block.get("text"), str):
+        return str(block["text"])
+    if isinstance(kind, str) and kind != "text":
+        raise ValueError(f"block {index} is of type `{kind[:40]}`, and only text is supported")
+    raise ValueError(f'block {index} must be like {{"type": "text", "text": "…"}}')
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+_TEXT_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]
+}
+
+
+class Turn(BaseModel):
+    """One turn. Turns in a row that have the same role count as one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Role = Field(description="user or assistant; system is accepted too")
+    content: Text = Field(description="text, or a list of text blocks", json_schema_extra=_TEXT_SCHEMA)
+
+
+class CountBody(BaseModel):
+    """Body of /v1/messages/count_tokens."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str = Field(min_length=1, description="model or alias")
+    messages: tuple[Turn, ...] = Field(
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        strict=False,
+        description="the conversation; a last turn of the assistant is continued",
+    )
+    system: Text | None = Field(
+        None, description="system prompt: text, or a list of text blocks", json_schema_extra=_TEXT_SCHEMA
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_counts(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        for name, (harmless, why) in REFUSED.items():
+            value = body.get(name)
+            if value is not None and value not in harmless:
+                raise NotSupported(f"{name} is not supported: {why}.", field=name, hint="Leave it out.")
+        left_out = IGNORED | REFUSED.keys()
+        return {name: value for name, value in body.items() if value is not None and name not in left_out}
+
+
+class MessagesBody(CountBody):
+    """Body of /v1/messages."""
+
+    max_tokens: int = Field(gt=0, le=U32_MAX, description="at most this many tokens")
+    stop_sequences: tuple[StopSequence, ...] = Field(
+        (), max_length=MAX_OWN_STOPS, strict=False, description="the text ends before the first of these"
+    )
+    temperature: float | None = Field(None, ge=0, le=1, description="0 takes the likeliest token each time")
+    top_p: float | None = Field(None, ge=0, le=1, description="1 switches it off")
+    top_k: int | None = Field(None, ge=0, le=I32_MAX, description="0 switches it off")
+    stream: bool = Field(False, description="send server-sent events")
+
+
+def request_of(body: CountBody, started: float) -> GenerationRequest:
+    """What the body asks of our own line. ``started`` is when the request came, on the monotonic clock."""
+    messages = _conversation(body)
+    asked = GenerationRequest(
+        model=body.model,
+        inputs=None,
+        messages=messages,
+        parameters={},
+        started=started,
+        continue_final_message=messages[-1].role == "assistant",
+    )
+    if not isinstance(body, MessagesBody):
+        return asked
+    # An engine sees a stop string only at the end of a token, and can run past one inside.
+    reads_tokens = body.stream or bool(body.stop_sequences)
+    return replace(asked, parameters=_parameters(body), stream=reads_tokens, without=_without(body))
+
+
+def _conversation(body: CountBody) -> tuple[Message, ...]:
+    turns = [(turn.role, turn.content) for turn in body.messages]
+    if body.system is not None:
+        turns.insert(0, ("system", body.system))
+    rows = groupby(turns, key=lambda turn: turn[0])
+    return tuple(Message(role, "\n".join(content for _, content in row)) for role, row in rows)
+
+
+def _parameters(body: MessagesBody) -> dict[str, Any]:
+    """TGI's parameters. What the client did not set is left to the defaults of scenario and model."""
+    given: dict[str, Any] = {"max_new_tokens": body.max_tokens}
+    if body.stop_sequences:
+        # An engine takes only so many; the rest is found in what it says.
+        given["stop"] = list(body.stop_sequences[:MAX_STOP_SEQUENCES])
+    if body.temperature == 0 or body.top_p == 0:
+        return {**given, "do_sample": False}
+    sampling = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
+    given |= {name: value for name, value in sampling.items() if value is not None}
+    if body.temperature is not None:
+        # A temperature of 1 alone would leave an engine greedy.
+        given["do_sample"] = True
+    return given
+
+
+def _without(body: MessagesBody) -> frozenset[str]:
+    """What the client switches off."""
+    off = {"top_p": body.top_p == 1, "top_k": body.top_k == 0}
+    return frozenset(name for name, is_off in off.items() if is_off)
+
+
+def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
+    """Anthropic's error envelope. It has one sentence for people, so the hint is a part of it."""
+    hint = f" {error.hint}" if error.hint else ""
+    said = {"type": _kind(error), "message": f"{error.message}{hint}"}
+    return {"type": "error", "error": said, "request_id": request_id}
+
+
+_KINDS: Final = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def _kind(error: GatewayError) -> str:
+    return _KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+
+
+ENVELOPE: Final = Envelope(error_body, {InvalidRequest.status: 400}, "request-id")
+"""A broken rule is 400 in that API. A model that cannot answer now stays 503 and does not become that API's
+529: proxies know 503, Retry-After is defined for it, and clients repeat both."""

@@ -1,0 +1,352 @@
+"""The dialect of Text Generation Inference: its own routes, for clients that were made for it.
+
+A model is chosen by path (``/models/{id}/generate``), by the header ``x-gateway-model``, or it is the default
+one. Inputs go to the model as they are, under TGI's rules; what TGI ignores is ignored, and null is
+the same as left out everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from fastapi import Request, Response
+
+from gateway import parameters as rules
+from gateway.answers import Answer, Waiting
+from gateway.api.context import json_response
+from gateway.api.receipts import receipt_headers, waiting_comment
+from gateway.api.services import Services, services_of
+from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.tgi_bodies import TgiBody, TgiChatBody, TgiCompatBody, error_body
+from gateway.api.tokens import tokens_of
+from gateway.config import ModelSpec
+from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound
+from gateway.generation import Generation, GenerationRequest
+from gateway.scenarios import RAW
+from gateway.scheduler import State
+from gateway.schemas import Message, Token
+from gateway.wire.tgi import data_event, stream_event, token_body
+from gateway.wire.tgi import error_body as wire_error
+
+MODEL_HEADER: Final = "x-gateway-model"
+DEFAULT_NAMES: Final = frozenset({"tgi", "dummy"})
+"""What clients of TGI send as a model when they know none."""
+VERSION: Final = "3.3.6-dev0"
+"""What the last TGI releases say of themselves, for clients that look whether a feature is there."""
+METHODS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("generate", "generate_stream", "tokenize", "chat_tokenize", "invocations"), "POST"),
+    **dict.fromkeys(("info", "health"), "GET"),
+}
+_INFO_S: Final = 5.0
+_NO_ID: Final = 0  # where the engine does not number its tokens: TGI's clients need a number
+_END: Final = Token("", None, None, special=True, last=True)
+
+
+# ---------------------------------------------------------------- routes
+
+
+async def generate(request: Request, body: TgiBody) -> Response:
+    """Generate in one piece."""
+    return await _whole(request, body)
+
+
+async def generate_stream(request: Request, body: TgiBody) -> Response:
+    """Generate as server-sent events, in TGI's bytes. Waiting for a model shows as comments."""
+    return await _stream(request, body)
+
+
+async def compat(request: Request, body: TgiCompatBody) -> Response:
+    """Either of both, as `stream` says. In one piece the answer is a list of one."""
+    given = body.parameters
+    # On this route TGI answers with the prompt in front, unless told not to.
+    full_text = given is None or given.return_full_text is None
+    if body.stream:
+        return await _stream(request, body, full_text=full_text)
+    return await _whole(request, body, full_text=full_text, as_list=True)
+
+
+async def tokenize(request: Request, body: TgiBody) -> Response:
+    """The tokens of `inputs`, as the model's engine splits them."""
+    services, spec = services_of(request), _spec(request)
+    return json_response(await _split(request, services, spec, body.inputs))
+
+
+async def chat_tokenize(request: Request, body: TgiChatBody) -> Response:
+    """A conversation as the prompt that the model gets, and its tokens."""
+    services, spec = services_of(request), _spec(request, body.model)
+    prepared = services.generations.prepare(
+        GenerationRequest(
+            model=spec.id,
+            inputs=None,
+            messages=tuple(Message(turn.role, turn.content) for turn in body.messages),
+            parameters={},
+            started=request.state.started,
+            continue_final_message=body.messages[-1].role == "assistant",
+        )
+    )
+    text = prepared.prompt.text
+    tokens = await _split(request, services, spec, text)
+    return json_response({"tokenize_response": tokens, "templated_text": text})
+
+
+async def info(request: Request) -> Response:
+    """What a model takes: in its engine's words when it is in, otherwise from the registry."""
+    services, spec = services_of(request), _spec(request)
+    own, said = _own_info(spec), await until_left(request, _said_by_engine(services, spec))
+    body = {name: said[name] if said.get(name) is not None else value for name, value in own.items()}
+    # The gateway's limits come first: beyond them nothing reaches the engine.
+    for name in ("max_best_of", "max_stop_sequences"):
+        body[name] = min(own[name], body[name])
+    body["max_concurrent_requests"] = own["max_concurrent_requests"]
+    return json_response(body, headers={MODEL_HEADER: spec.id})
+
+
+async def health(request: Request) -> Response:
+    """Whether a model can be asked, be it that it comes in then. In TGI's way the answer has no body."""
+    services, spec = services_of(request), _spec(request)
+    view, control = services.manager.view(spec.id), services.manager.entry(spec.id).control
+    if view.state is State.FAILED or not control.available:
+        reason = view.reason or f"nothing answers for {spec.id}"
+        return json_response(wire_error(f"unhealthy: {reason}", "healthcheck"), status=503)
+    return Response(headers={MODEL_HEADER: spec.id})
+
+
+# ---------------------------------------------------------------- which model
+
+
+def _spec(request: Request, named: str | None = None) -> ModelSpec:
+    """The model that the path names, or the header, or ``named``; the default one otherwise."""
+    services = services_of(request)
+    in_path = request.path_params.get("model_id")
+    name = request.headers.get(MODEL_HEADER) or named if in_path is None else in_path.strip("/")
+    if name and services.registry.resolve(name) is not None:
+        return services.generations.spec(name)
+    if in_path is not None:
+        _check_path(request, name or "")
+    return services.generations.spec(None if name in DEFAULT_NAMES else name)
+
+
+def _check_path(request: Request, name: str) -> None:
+    """``name`` is no model's: say what is wrong with a path whose end was meant as something else."""
+    if not name:
+        raise ModelNotFound("The path names no model.", hint="Use /models/{id}, or leave /models out.")
+    method = METHODS.get(name.rpartition("/")[2])
+    if method is not None and method != request.method:
+        path = request.url.path
+        raise MethodNotAllowed(f"{request.method} does not work on {path}.", hint=f"Use {method}.")
+
+
+# ---------------------------------------------------------------- generating
+
+
+def _asked(request: Request, body: TgiBody, *, full_text: bool, stream: bool) -> GenerationRequest:
+    spec = _spec(request)
+    # Without any parameters TGI samples; with an empty object it does not.
+    given = {"do_sample": True} if body.parameters is None else body.parameters.model_dump(exclude_none=True)
+    if full_text:
+        given["return_full_text"] = True
+    return GenerationRequest(
+        model=spec.id,
+        inputs=body.inputs,
+        messages=None,
+        parameters=given,
+        started=request.state.started,
+        scenario=RAW,
+        stream=stream,
+        without=frozenset(_left_open(given, spec)),
+    )
+
+
+def _left_open(given: Mapping[str, Any], spec: ModelSpec) -> Iterator[str]:
+    """Parameters that have no default here."""
+    # TGI's own limit is all that the context has room for. Only the operator's word for this model counts.
+    if "max_new_tokens" not in given and spec.parameters.max_new_tokens is None:
+        yield "max_new_tokens"
+    # Several answers with one seed would be the same answer, and TGI refuses that.
+    if given.get("best_of", 1) > 1 and "seed" not in given:
+        yield "seed"
+
+
+async def _whole(
+    request: Request, body: TgiBody, *, full_text: bool = False, as_list: bool = False
+) -> Response:
+    asked = _asked(request, body, full_text=full_text, stream=False)
+    services, details = services_of(request), _details_asked(body)
+    answer, tokens = await until_left(request, _answered(services, asked, details))
+    request.state.log = {"model": answer.model_id, "tokens": answer.completion_tokens}
+    said: dict[str, Any] = {"generated_text": answer.text}
+    if details:
+        said["details"] = _details(answer, tokens)
+    headers = {**_compute_headers(body), **_time_headers(answer), **receipt_headers(answer)}
+    return json_response([said] if as_list else said, headers=headers)
+
+
+def _details_asked(body: TgiBody) -> bool:
+    given = body.parameters
+    return given is not None and bool(given.details or given.decoder_input_details)
+
+
+async def _answered(
+    services: Services, asked: GenerationRequest, details: bool
+) -> tuple[Answer, list[Token] | None]:
+    """The answer; with ``details`` also its tokens, unless the engine gives them with the answer."""
+    line = services.generations
+    if not details or not rules.streamable(line.prepare(asked).parameters):
+        return await line.complete(asked), None
+    tokens: list[Token] = []
+    generation = await line.start(replace(asked, stream=True))
+    try:
+        async with aclosing(generation.events()) as events:
+            async for event in events:
+                if isinstance(event, Token):
+                    tokens.append(event)
+                elif isinstance(event, Answer):
+                    return event, tokens
+    finally:
+        await generation.aclose()
+    raise RuntimeError("a generation ends with its Answer or with an error")
+
+
+async def _stream(request: Request, body: TgiBody, *, full_text: bool = False) -> Response:
+    asked = _asked(request, body, full_text=full_text, stream=True)
+    generation = await until_left(request, services_of(request).generations.start(asked))
+    spec = generation.spec
+    request.state.log = {"model": spec.id}
+    headers = {"content-type": "text/event-stream", **_compute_headers(body), MODEL_HEADER: spec.id}
+    events = _events(generation, details=_details_asked(body))
+    return EventStream(events, headers, stream_limit_s(spec.timeouts))
+
+
+async def _events(generation: Generation, *, details: bool) -> AsyncGenerator[bytes]:
+    """The body of a stream. The last token and the whole text are one event; an error is one, and the end."""
+    index = 0
+    final: Token | None = None
+    try:
+        async with aclosing(generation.events()) as events:
+            async for event in events:
+                if isinstance(event, Waiting):
+                    yield waiting_comment(event)
+                elif isinstance(event, Answer):
+                    yield _last_event(index if final else index + 1, final or _END, event, details)
+                else:
+                    index += 1
+                    final = event if event.last else None
+                    if final is None:
+                        yield _on_one_line(stream_event(index, _token(event), top_tokens=_top(event)))
+    except GatewayError as error:
+        yield _on_one_line(data_event(error_body(error)))
+    finally:
+        await generation.aclose()
+
+
+def _last_event(index: int, token: Token, answer: Answer, details: bool) -> bytes:
+    said = {**_ending(answer), "input_length": answer.prompt_tokens}
+    event = stream_event(
+        index,
+        _token(token),
+        top_tokens=_top(token),
+        generated_text=answer.text,
+        details=said if details else None,
+    )
+    return _on_one_line(event)
+
+
+def _on_one_line(event: bytes) -> bytes:
+    """JSON leaves three characters as they are at which some clients end a line in the middle of an event."""
+    if event.isascii():
+        return event
+    for character in "\x85\u2028\u2029":
+        event = event.replace(character.encode(), f"\\u{ord(character):04x}".encode())
+    return event
+
+
+def _ending(answer: Answer) -> dict[str, Any]:
+    return {
+        "finish_reason": answer.finish_reason,
+        "generated_tokens": answer.completion_tokens,
+        "seed": answer.seed,
+    }
+
+
+def _details(answer: Answer, tokens: list[Token] | None) -> dict[str, Any]:
+    if tokens is None:
+        return {**_ending(answer), "prefill": [], "tokens": [], **(answer.details or {})}
+    details = {**_ending(answer), "prefill": [], "tokens": [_token(token) for token in tokens]}
+    if any(token.top is not None for token in tokens):
+        details["top_tokens"] = [_top(token) or [] for token in tokens]
+    return details
+
+
+def _token(token: Token) -> dict[str, Any]:
+    number = _NO_ID if token.id is None else token.id
+    return token_body(number, token.text, token.logprob, special=token.special)
+
+
+def _top(token: Token) -> list[dict[str, Any]] | None:
+    return None if token.top is None else [_token(one) for one in token.top]
+
+
+# ---------------------------------------------------------------- headers
+
+
+def _compute_headers(body: TgiBody) -> dict[str, str]:
+    return {"x-compute-type": "gateway", "x-compute-characters": str(len(body.inputs))}
+
+
+def _time_headers(answer: Answer) -> dict[str, str]:
+    """TGI's names for the receipt: seconds for ``x-compute-time``, whole milliseconds for the others."""
+    receipt = answer.receipt
+    inference_ms = receipt.prefill_ms + receipt.decode_ms
+    times = {
+        "total": receipt.total_ms,
+        "validation": receipt.gateway_ms,
+        "queue": receipt.queue_ms + receipt.load_ms,
+        "inference": inference_ms,
+    }
+    headers = {"x-compute-time": str(receipt.total_ms / 1000)}
+    headers |= {f"x-{name}-time": str(int(value)) for name, value in times.items()}
+    headers["x-time-per-token"] = str(int(inference_ms / max(1, answer.completion_tokens)))
+    if answer.prompt_tokens is not None:
+        headers["x-prompt-tokens"] = str(answer.prompt_tokens)
+    return {**headers, "x-generated-tokens": str(answer.completion_tokens)}
+
+
+# ---------------------------------------------------------------- tokens and limits
+
+
+async def _split(request: Request, services: Services, spec: ModelSpec, text: str) -> list[dict[str, Any]]:
+    tokens = await until_left(request, tokens_of(services, spec, text))
+    return [asdict(token) for token in tokens]
+
+
+async def _said_by_engine(services: Services, spec: ModelSpec) -> Mapping[str, Any]:
+    url = services.manager.url_if_ready(spec.id)
+    if url is None:
+        return {}
+    try:
+        return await services.generations.engine(spec).info(url, _INFO_S)
+    except GatewayError:
+        return {}
+
+
+def _own_info(spec: ModelSpec) -> dict[str, Any]:
+    limits = spec.limits
+    return {
+        "model_id": spec.title,
+        "model_sha": None,
+        "model_pipeline_tag": "text-generation",
+        "max_concurrent_requests": limits.max_concurrent + limits.max_queue,
+        "max_best_of": rules.MAX_BEST_OF,
+        "max_stop_sequences": rules.MAX_STOP_SEQUENCES,
+        "max_input_tokens": limits.max_input_tokens,
+        "max_total_tokens": limits.max_total_tokens,
+        "validation_workers": 1,
+        "max_client_batch_size": 1,
+        "router": "text-generation-router",
+        "version": VERSION,
+        "sha": None,
+        "docker_label": None,
+    }
