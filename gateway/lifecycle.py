@@ -44,6 +44,9 @@ class ExternalEngine:
             self.available = True
         return self.available
 
+    async def occupied(self) -> bool:
+        return self.available
+
     async def start(self, say: Callable[[Progress], None]) -> None:
         """Blocks until it is there, however long that takes."""
         passes = 0
@@ -107,6 +110,10 @@ class SupervisedEngine:
         except GatewayError:
             return False
         return True
+
+    async def occupied(self) -> bool:
+        status = await self.status()
+        return status is not None and status.state in ("running", "stopping")
 
     async def start(self, say: Callable[[Progress], None]) -> None:
         await self._supervisor.start()

@@ -165,6 +165,8 @@ class ModelManager:
             self._watch(entry)
         elif not entry.control.managed:
             self._dispatch(Died(entry.id, f"nothing answers at {entry.control.url}"))
+        elif await entry.control.occupied():
+            self._dispatch(LoadAsked(entry.id))  # it was loading when we came: join that
         elif not entry.control.available:
             logger.warning("%s: its supervisor cannot be reached yet", entry.id)
             self._spawn(self._await_supervisor(entry))
@@ -309,7 +311,8 @@ class ModelManager:
         if entry.device is None:
             await entry.control.start(say)
             return None
-        await entry.device.make_sure_of_room(entry.id, self._resident_on(entry.device, but=entry))
+        if not await entry.control.occupied():
+            await entry.device.make_sure_of_room(entry.id, self._resident_on(entry.device, but=entry))
         await entry.control.start(say)
         return await entry.device.learn(entry.id)
 
@@ -375,8 +378,13 @@ class ModelManager:
         """Nothing can be asked of this model before its supervisor is there; then, see what runs."""
         while not entry.control.available:
             await asyncio.sleep(SUPERVISOR_POLL_S)
-            if await entry.control.running() and self.view(entry.id).state is State.STOPPED:
+            answers = await entry.control.running()
+            if self.view(entry.id).state is not State.STOPPED:
+                continue
+            if answers:
                 self._dispatch(Started(entry.id))
+            elif await entry.control.occupied():
+                self._dispatch(LoadAsked(entry.id))
 
     async def _look_again(self, entry: Entry) -> None:
         """A request has come for an engine of somebody else's that was away: it may be back."""

@@ -44,6 +44,10 @@ class EngineControl(Protocol):
         """Whether it answers now, so that it can be taken over as it is."""
         ...
 
+    async def occupied(self) -> bool:
+        """Whether an engine runs there, answering or not: one that was loading when we came, say."""
+        ...
+
     async def start(self, say: Callable[[Progress], None]) -> None:
         """Return once it answers. Raises GatewayError with the reason when it will not."""
         ...

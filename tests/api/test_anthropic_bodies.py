@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.answers import Answer, Receipt
 from gateway.api.anthropic import Reading
 from gateway.api.anthropic_bodies import CountBody, MessagesBody, error_body, request_of
 from gateway.api.bodies import parse
@@ -22,7 +23,6 @@ from gateway.errors import (
     PayloadTooLarge,
     Unauthorized,
 )
-from gateway.answers import Answer, Receipt
 from gateway.schemas import FinishReason, Message
 
 HELLO = {"role": "user", "content": "hello brave new world"}

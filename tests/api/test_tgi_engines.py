@@ -11,8 +11,8 @@ import httpx
 import pytest
 from harness import Running, events_of, model, owned, start_echo, start_gateway, until
 
-from gateway.api import tgi
 from gateway.answers import Answer, Receipt
+from gateway.api import tgi
 from gateway.schemas import Token
 
 HELLO = {"inputs": "hello brave new world", "parameters": {"max_new_tokens": 6}}
