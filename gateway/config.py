@@ -87,7 +87,8 @@ class ModelSpec(Record):
     timeouts: Timeouts = Field(default_factory=Timeouts, description="see timeouts")
     probes: Probes = Field(default_factory=Probes, description="see probes")
     parameters: Parameters = Field(
-        Parameters(), description="default generation parameters, under what scenario and request say"
+        Parameters(),
+        description="default generation parameters: they beat a scenario's and yield to a request's",
     )
     preload: bool = Field(False, description="start it with the gateway")
     pinned: bool = Field(False, description="never give its place to another model")

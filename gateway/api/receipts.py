@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel
 
 from gateway.answers import Answer, Receipt, Waiting
+from gateway.switching.vocabulary import Phase
 from gateway.tickets import Progress
 from gateway.wire.sse import encode_comment
 
@@ -18,6 +21,14 @@ class ReceiptBody(BaseModel):
     decode_ms: float
     gateway_ms: float
     total_ms: float
+
+
+DOING: Mapping[Phase, str] = {
+    "queued": "queued for",
+    "draining": "making room for",
+    "loading": "loading",
+    "ready": "ready:",
+}
 
 
 def receipt_body(receipt: Receipt) -> dict[str, float]:
@@ -36,8 +47,9 @@ def waiting_comment(waiting: Waiting) -> bytes:
     """How a wait goes, for people, as a comment of a stream: no client counts it as an answer."""
     outlook = waiting.outlook
     eta = "" if outlook.eta_s is None else f", about {outlook.eta_s:.0f} s left"
+    what = DOING[outlook.phase]
     return encode_comment(
-        f"{outlook.phase} {waiting.model_id}{_step(waiting.progress)}, position {outlook.position}{eta}"
+        f"{what} {waiting.model_id}{_step(waiting.progress)}, position {outlook.position}{eta}"
     )
 
 

@@ -65,7 +65,7 @@ def test_tab_offers_models_with_their_state_and_switches(fake: FakeGateway, chat
     screen.type(TAB)
     screen.expect("q8")
     screen.type(ENTER)
-    screen.expect("Model: smollm2-q8 (not loaded) It is loaded with your next message.")
+    screen.expect("Model: smollm2-q8 (not loaded). It is loaded with your next message.")
     screen.say("Hi")
     screen.expect("Fine.")
     assert fake.bodies[-1]["model_id"] == "smollm2-q8"

@@ -343,21 +343,24 @@ PLACES = {
 
 def test_gateway_that_ends_leaves_no_process(tmp_path: Path) -> None:
     running = start_gateway(tmp_path, pair())
-    httpx.post(running.url + "/v1/generate", json=body("a"), timeout=30)
-    children = running.children()
+    try:
+        httpx.post(running.url + "/v1/generate", json=body("a"), timeout=30)
+        children = running.children()
+    finally:
+        status = running.stop()
+    assert status == 0
     assert len(children) >= 3  # two supervisors, one engine
-
-    assert running.stop() == 0
 
     until(lambda: not any(child.is_running() for child in children), "every child to be gone")
 
 
 def test_killed_gateway_leaves_no_process(tmp_path: Path) -> None:
     running = start_gateway(tmp_path, pair())
-    httpx.post(running.url + "/v1/generate", json=body("a"), timeout=30)
-    children = running.children()
-
-    running.process.kill()
-    running.process.wait()
+    try:
+        httpx.post(running.url + "/v1/generate", json=body("a"), timeout=30)
+        children = running.children()
+    finally:
+        running.process.kill()
+        running.process.wait()
 
     until(lambda: not any(child.is_running() for child in children), "every child to be gone", 20)
