@@ -1,15 +1,17 @@
-"""Who may ask: one key, or none on loopback."""
+"""Who may ask: who has a key; on loopback without keys, this machine, but no web page that it shows."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config import Settings, SettingsError, read_secret
-from gateway.errors import Unauthorized
+from gateway.errors import Forbidden, Unauthorized
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 
@@ -22,10 +24,14 @@ class Keys:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Keys:
-        """Read the keys. Raises SettingsError when there is none and others than this machine can connect."""
-        found = [settings.api_key.get_secret_value()] if settings.api_key else []
-        if settings.api_key_file:
-            found += _keys_in(read_secret(settings.api_key_file, "GATEWAY_API_KEY_FILE"))
+        """Read the keys. Raises SettingsError when a setting for them holds none, and when there is none
+        and others than this machine can connect."""
+        found: list[str] = []
+        if settings.api_key:
+            found += _some([settings.api_key.get_secret_value().strip()], "GATEWAY_API_KEY")
+        if path := settings.api_key_file:
+            variable = "GATEWAY_API_KEY_FILE"
+            found += _some(_keys_in(read_secret(path, variable)), f"{variable}={path}")
         if not found and not settings.loopback and not settings.allow_anonymous:
             raise SettingsError(
                 f"GATEWAY_HOST={settings.host} can be reached from the network, but no key is set. "
@@ -57,21 +63,69 @@ class Keys:
         return any(matches)
 
 
+def _some(keys: list[str], source: str) -> list[str]:
+    if not any(keys):
+        raise SettingsError(f"{source} has no key in it. Put one there, or unset it to ask for none.")
+    return keys
+
+
 def _keys_in(text: str) -> list[str]:
     keys = [line.strip() for line in text.splitlines()]
     return [key for key in keys if key and not key.startswith("#")]
 
 
-class RequireKey:
-    """Refuses every request without a key, but for the public paths. New routes are locked by default."""
+class ThisMachine:
+    """The names of this machine. A web page from elsewhere asks under its own, even if that leads here."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, host: str) -> None:
+        self._host = host.lower()
+
+    def check(self, host: str | None, origin: str | None) -> None:
+        """Raises Forbidden unless ``host`` (a header) is this machine, and ``origin`` too if there is one."""
+        if not self._is_own(f"//{host or ''}"):
+            what = f"This gateway is not known as {_cut(host) or 'a host without a name'}."
+        elif origin is not None and not self._is_own(origin):
+            what = f"Web pages from {_cut(origin)} may not use this gateway."
+        else:
+            return
+        hint = "Ask it at 127.0.0.1 or localhost, or set GATEWAY_API_KEY and send that key."
+        raise Forbidden(what, hint=hint)
+
+    def _is_own(self, url: str) -> bool:
+        try:
+            name = urlsplit(url).hostname or ""
+        except ValueError:
+            return False
+        return name in ("localhost", self._host) or _is_loopback(name)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _cut(text: str | None) -> str:
+    return (text or "")[:80]
+
+
+class RequireKey:
+    """Refuses every request without a key, but for the public paths. New routes are locked by default.
+
+    With ``machine`` it refuses those that come by another name, or from a web page of another one.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, machine: ThisMachine | None) -> None:
         self._app = app
         self._keys = keys
+        self._machine = machine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
             self._keys.check(_header(scope, b"authorization"), _header(scope, b"x-api-key"))
+            if self._machine is not None:
+                self._machine.check(_header(scope, b"host"), _header(scope, b"origin"))
         await self._app(scope, receive, send)
 
 

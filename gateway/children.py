@@ -12,12 +12,13 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import supervisor
 from gateway.errors import ModelUnavailable
-from gateway.supervisor import LIFELINE_GRACE_S, TOKEN_ENV
+from gateway.supervisor import LIFELINE_GRACE_S, PRIVATE, TOKEN_ENV
 
 _ANNOUNCE_S = 30.0  # a Python that starts on a machine that swaps
 _MARGIN_S = 15.0  # beyond the grace: for killed processes to give their memory back
@@ -69,25 +70,27 @@ async def spawn(
 ) -> SupervisorChild:
     """Starts a supervisor on a free loopback port; its engine stays stopped until it is asked for.
 
-    ``env`` is the whole environment of the engine (None: the gateway's own), ``log_path`` is appended to
-    (None: the gateway's stderr). Raises ModelUnavailable when no supervisor came up.
+    ``env`` is the whole environment of the engine (None: the gateway's own), of which it does not get
+    ``GATEWAY_*``. ``log_path`` is appended to (None: the gateway's stderr). Raises ModelUnavailable when
+    no supervisor came up.
     """
     token = secrets.token_urlsafe(32)
+    given = os.environ if env is None else env
+    inherited = {name: value for name, value in given.items() if not name.startswith(PRIVATE)}
     arguments = ["--listen", "127.0.0.1:0", "--grace-s", str(grace_s), "--announce", "--exit-on-stdin-eof"]
-    log = None if log_path is None else log_path.open("ab")
     try:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, supervisor.__file__, *arguments, "--", *command),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            env={**(os.environ if env is None else env), TOKEN_ENV: token},
-            # Ctrl-C in a terminal reaches the gateway alone, which then stops its children in order.
-            start_new_session=True,
-        )
-    finally:
-        if log is not None:
-            log.close()
+        with nullcontext() if log_path is None else log_path.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, supervisor.__file__, *arguments, "--", *command),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={**inherited, TOKEN_ENV: token},
+                # Ctrl-C in a terminal reaches the gateway alone, which then stops its children in order.
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ModelUnavailable(f"the supervisor of model {name} cannot be started: {error}") from error
     try:
         address = await _address(process, name)
     except BaseException:  # cancelled as well: nobody else knows of this process yet

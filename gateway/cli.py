@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import itertools
+import math
 import os
 import signal
 import socket
@@ -113,7 +114,7 @@ def _serve(options: argparse.Namespace) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_s),
+        timeout_graceful_shutdown=math.ceil(settings.drain_s),
         lifespan="on",
     )
     server = _Server(config, app, _hints(settings, listener) if options.hints else None)
@@ -127,10 +128,16 @@ def _serve(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _pid_file(path: Path) -> Iterator[None]:
-    """Left where `make down` finds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Left where `make down` finds it. Raises SettingsError when nothing can be left there."""
     own = str(os.getpid())
-    path.write_text(own)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(own)
+    except OSError as error:
+        raise SettingsError(
+            f"GATEWAY_RUN_DIR={path.parent} cannot be used: {error.strerror or error}. "
+            "It must be a folder in which the gateway can write."
+        ) from error
     try:
         yield
     finally:
@@ -180,13 +187,16 @@ def _hints(settings: Settings, listener: socket.socket) -> str:
     url = f"http://{host}:{listener.getsockname()[1]}"
     found = load_registry(settings.config)
     others = [model for model in found.models if model.id != found.default()]
+    # A placeholder that the shell fills in: the key itself does not belong on a screen.
+    with_key = settings.api_key is not None or settings.api_key_file is not None
+    options = '-H "Authorization: Bearer $GATEWAY_API_KEY" ' if with_key else ""
     lines = [
         "",
         f"The gateway listens on {url}. Try, in another terminal:",
         "",
-        _curl(url, '{"inputs": "What is the capital of France?", "scenario": "qa"}'),
-        _curl(url, '{"inputs": "Tell me about Paris.", "stream": true}', "-N "),
-        *(_curl(url, f'{{"model_id": "{model.id}", "inputs": "Hello!"}}') for model in others[:1]),
+        _curl(url, '{"inputs": "What is the capital of France?", "scenario": "qa"}', options),
+        _curl(url, '{"inputs": "Tell me about Paris.", "stream": true}', f"-N {options}"),
+        *(_curl(url, f'{{"model_id": "{model.id}", "inputs": "Hello!"}}', options) for model in others[:1]),
         f"  python3 examples/chat_cli.py --url {url}",
         "",
         f"All routes: {url}/docs   Models: {url}/v1/models   Stop: Ctrl-C",
@@ -194,5 +204,5 @@ def _hints(settings: Settings, listener: socket.socket) -> str:
     return "\n".join(lines)
 
 
-def _curl(url: str, body: str, options: str = "") -> str:
+def _curl(url: str, body: str, options: str) -> str:
     return f"  curl {options}{url}/v1/generate -H 'Content-Type: application/json' -d '{body}'"

@@ -32,7 +32,11 @@ class DeviceMemory:
         self._told: dict[tuple[str, str], int] = {}
 
     async def make_sure_of_room(self, model: str, resident: Collection[str]) -> None:
-        """Blocks until a start of ``model`` has its room. Raises MemoryNotFree, with figures."""
+        """Blocks until a start of ``model``, of which nothing runs, has its room.
+
+        Raises MemoryNotFree, with figures. Until this has returned, ``failed`` and ``gone`` do nothing.
+        """
+        self._ledger.awaits_room(model)
         reading = await wait_for_room(self._ledger, self._reader, model, resident, self._release_timeout_s)
         self._ledger.before_start(model, reading, resident)
 
@@ -50,10 +54,14 @@ class DeviceMemory:
         """A start failed; ``reason`` can say that memory ran out."""
         self._ledger.start_failed(model, reason)
 
+    def stopping(self, model: str) -> None:
+        """The engine is about to be stopped; ``gone`` follows, or another try."""
+        self._ledger.stopping(model)
+
     async def gone(self, model: str, resident: Collection[str]) -> None:
         """The engine has ended. Blocks until its memory is back. Raises MemoryNotFree, with figures."""
-        self._ledger.stopped(model)
-        await wait_for_release(self._ledger, self._reader, model, resident, self._release_timeout_s)
+        if self._ledger.stopped(model):
+            await wait_for_release(self._ledger, self._reader, model, resident, self._release_timeout_s)
 
     async def watch(self, resident: Resident, tell: Tell) -> None:
         """Look again and again, and tell the scheduler what has changed: neighbours, and models that grow."""

@@ -8,6 +8,7 @@ GatewayError
 │   ├── UnknownScenario       422  no scenario of that name
 │   └── NotSupported          422  part of a dialect that would change the answer, and that we do not have
 ├── Unauthorized              401  no key, or a wrong one
+├── Forbidden                 403  no key is set, and a web page asks, or by a name that is not ours
 ├── NotFound                  404  no such route or object
 │   └── ModelNotFound         404  no model or alias of that name
 ├── MethodNotAllowed          405
@@ -88,6 +89,11 @@ class NotSupported(InvalidRequest):
 class Unauthorized(GatewayError):
     status = 401
     type = "unauthorized"
+
+
+class Forbidden(GatewayError):
+    status = 403
+    type = "forbidden"
 
 
 class NotFound(GatewayError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import random
 import socket
 import sys
 import time
@@ -31,10 +33,11 @@ from gateway.upstream.supervisor import SupervisorClient
 
 logger = logging.getLogger("gateway.fleet")
 
-ELSEWHERE = "elsewhere"
-"""The device of models whose memory nobody counts."""
+ELSEWHERE = ""
+"""The device of models whose memory nobody counts. No device of a registry can be called so."""
 UNCOUNTED_BYTES = 2**62
 RESPAWN_S = 1.0
+ENGINE_PORTS = range(20_000, 30_000)
 
 MAX_LOG_BYTES = 10 * 2**20
 
@@ -67,13 +70,12 @@ class Fleet:
         logs: Path,
     ) -> AsyncIterator[Fleet]:
         """Starts a supervisor around each `command`. Raises ModelUnavailable when one does not come up."""
-        async with asyncio.TaskGroup() as keepers:
-            yard = _Yard(engines, outward, logs, keepers)
-            try:
-                controls = {spec.id: await yard.control(spec) for spec in registry.models}
-                yield cls(registry, controls)
-            finally:
-                await yard.close()
+        yard = _Yard(engines, outward, logs)
+        try:
+            controls = {spec.id: await yard.control(spec) for spec in registry.models}
+            yield cls(registry, controls)
+        finally:
+            await yard.close()
 
     def manager(self, metrics: Metrics) -> ModelManager:
         entries = [self._entry(spec) for spec in self._registry.models]
@@ -102,6 +104,8 @@ class Fleet:
             control=self._controls[spec.id],
             device=self._devices[device] if device else None,
             silence_s=min(spec.timeouts.between_tokens_s, spec.timeouts.first_token_s) / 2,
+            probe_s=spec.probes.timeout_s,
+            preload=spec.preload or spec.pinned,
         )
 
     def _scheduler(self) -> Scheduler:
@@ -144,12 +148,10 @@ class _Yard:
         engines: Mapping[str, EngineClient],
         outward: Outward,
         logs: Path,
-        keepers: asyncio.TaskGroup,
     ) -> None:
         self._engines = engines
         self._outward = outward
         self._logs = logs
-        self._keepers = keepers
         self._children: dict[str, SupervisorChild] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -169,7 +171,7 @@ class _Yard:
         command = [_fill(part, places) for part in spec.command or ()]
         client = await self._spawn(spec, command)
         control = SupervisedEngine(spec, f"http://127.0.0.1:{port}", engine, client)
-        self._tasks.append(self._keepers.create_task(self._keep(spec, command, control)))
+        self._tasks.append(asyncio.create_task(self._keep(spec, command, control)))
         return control
 
     async def _spawn(self, spec: ModelSpec, command: list[str]) -> SupervisorClient:
@@ -185,13 +187,15 @@ class _Yard:
             logger.warning("the supervisor of %s ended with exit code %s; starting another", spec.id, code)
             try:
                 control.supervised_by(await self._spawn(spec, command))
-            except ModelUnavailable as error:
-                logger.warning("%s: %s", spec.id, error)
+            except (ModelUnavailable, OSError) as error:
+                # Supervisors die when memory runs out, and that is when a new process cannot be had either.
+                logger.warning("%s: no new supervisor yet: %s", spec.id, error)
                 await asyncio.sleep(RESPAWN_S)
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(child.stop() for child in self._children.values()))
 
 
@@ -202,9 +206,15 @@ def _fill(part: str, places: Mapping[str, str]) -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port for an engine's whole life. Below those that the system gives to outgoing connections: one of
+    these could take it while the engine is stopped."""
+    for port in random.sample(ENGINE_PORTS, len(ENGINE_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ModelUnavailable(
+        f"No port from {ENGINE_PORTS.start} to {ENGINE_PORTS.stop - 1} is free for an engine."
+    )
 
 
 def _log_file(folder: Path, model: str) -> Path:

@@ -6,6 +6,7 @@ before the first byte of the answer.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,14 +16,14 @@ from typing import Any
 from gateway import parameters as rules
 from gateway.answers import Answer, Receipt, Waiting
 from gateway.config import ModelSpec, Registry
-from gateway.errors import EngineError, EngineTimeout, GatewayError, ModelNotFound
+from gateway.errors import EngineError, GatewayError, ModelNotFound
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, messages_for
 from gateway.schemas import Clocks, Completed, Language, Message, Prompt, Token
 from gateway.templates import family, render
 from gateway.tickets import Ticket
-from gateway.upstream.base import EngineClient, EngineUnreachable, is_suspect
+from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,11 @@ class Generations:
 
     # What follows is for Generation, which lives in this module.
 
-    async def ask(self, prepared: Prepared, request: GenerationRequest) -> Ticket:
+    async def ask(self, prepared: Prepared, request: GenerationRequest, *, waited_s: float = 0.0) -> Ticket:
         """Ask for a place. Raises Overloaded and ModelUnavailable."""
         spec = prepared.spec
         wait_s = min(request.wait_s or spec.timeouts.wait_s, spec.timeouts.wait_s)
-        return await self._manager.ask(spec.id, wait_s=wait_s)
+        return await self._manager.ask(spec.id, wait_s=max(0.0, wait_s - waited_s))
 
     def engine(self, spec: ModelSpec) -> EngineClient:
         return self._engines[spec.engine]
@@ -200,7 +201,8 @@ class Generation:
             while not self._called:
                 ticket = self._entered()
                 if ticket.granted:
-                    await self._call_engine()
+                    async for waiting in self._waiting_for_the_first_token():
+                        yield waiting
                     continue
                 waiting = Waiting(self.spec.id, ticket.outlook(), ticket.waited_s, ticket.progress)
                 if said is None or waiting.is_news_after(said, self._line.heartbeat_s / 2):
@@ -209,6 +211,19 @@ class Generation:
                 await ticket.wait(self._line.heartbeat_s / 2)
             async for event in self._pieces(self._entered()):
                 yield event if isinstance(event, Token) else self._answer(event)
+
+    async def _waiting_for_the_first_token(self) -> AsyncIterator[Waiting]:
+        """A stream that is open already does not fall silent for as long as a long prompt takes."""
+        call = asyncio.create_task(self._call_engine())
+        try:
+            while not (await asyncio.wait([call], timeout=self._line.heartbeat_s / 2))[0]:
+                ticket = self._entered()
+                yield Waiting(self.spec.id, ticket.outlook(), ticket.waited_s, None)
+            await call
+        finally:
+            if not call.done():
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
 
     async def answer(self) -> Answer:
         """The Answer alone."""
@@ -253,8 +268,8 @@ class Generation:
         """
         try:
             await self._send(self._entered())
-        except EngineUnreachable:
-            if self._asked_again:
+        except EngineUnreachable as error:
+            if self._asked_again or not error.nothing_sent:
                 raise
             self._asked_again = True
             await self._ask_again(self._entered())
@@ -263,7 +278,7 @@ class Generation:
         await lost.lost()
         lost.close()
         self._queued_s, self._loaded_s = lost.queue_s, lost.load_s
-        self._ticket = await self._line.ask(self.prepared, self._request)
+        self._ticket = await self._line.ask(self.prepared, self._request, waited_s=lost.waited_s)
 
     async def _send(self, ticket: Ticket) -> None:
         spec, prepared = self.spec, self.prepared
@@ -336,9 +351,11 @@ class Generation:
     def _leave(self, error: BaseException | None) -> None:
         if isinstance(error, GatewayError):
             self._outcome = error.type
+        elif isinstance(error, Exception):
+            self._outcome = "internal_error"
         if self._ticket is not None:
             if error is not None and is_suspect(error):
-                self._ticket.suspect(str(error), silent=isinstance(error, EngineTimeout))
+                self._ticket.suspect(str(error), silent=is_silence(error))
             self._ticket.close()
         self._line.metrics.count("gateway_generations_total", model=self.spec.id, outcome=self._outcome)
 

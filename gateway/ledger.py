@@ -23,8 +23,8 @@ of the device is never asked for, unless it was declared.
 
 What cannot be attributed is not blamed on neighbours: their figure decides whether a model can ever fit,
 whereas memory that is not there is found out before each start. It stays as it was last known while a start
-is under way, while an engine runs whose start was not seen, while a stopped one's memory comes back, and
-when ours may just have grown a little.
+is under way, while an engine runs whose start was not seen, while one stops, while a stopped one's memory
+comes back, and when ours may just have grown a little.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ class Ledger:
         self.capacity_bytes = capacity_bytes
         self._accounts = {model: _Account(figure) for model, figure in declared.items()}
         self._starts: dict[str, _Start] = {}
+        self._absent: set[str] = set()  # wait for room: nothing of them runs
+        self._stopping: set[str] = set()  # give memory back piece by piece, and hold some still
         self._leaving: dict[str, int] = {}  # stopped, and what they held
         self._neighbour: int | None = None  # as last known for certain
         self._restless = False  # whether that figure moved since the last start
@@ -141,11 +143,13 @@ class Ledger:
 
     def neighbour_bytes(self, reading: Reading, resident: Collection[str]) -> int:
         """What processes that are not ours use: all use but ours, not below 0, as certain as it can be."""
-        rest = self.unattributed_bytes(reading, resident)
+        unsettled = self._absent | self._stopping | self._starts.keys()  # hold anything from 0 to all
+        staying = [model for model in resident if model not in unsettled]
+        rest = self.unattributed_bytes(reading, staying)
         known = self._neighbour
         if not self._certain(reading, resident):
             return min(known or 0, rest)
-        grown = known is not None and known < rest <= known + self._growth(reading, resident)
+        grown = known is not None and known < rest <= known + self._growth(reading, staying)
         return known if known is not None and grown else rest
 
     def unattributed_bytes(self, reading: Reading, resident: Collection[str]) -> int:
@@ -190,9 +194,15 @@ class Ledger:
             self._neighbour = neighbour
         return self._encroachment
 
+    def awaits_room(self, model: str) -> None:
+        """Nothing of it runs, and its start has not begun; what is used is not its own."""
+        self._absent.add(model)
+        self._stopping.discard(model)
+
     def before_start(self, model: str, reading: Reading | None, resident: Collection[str] = ()) -> None:
         """The start begins now. ``after_start``, ``start_failed`` or ``stopped`` must follow."""
         others = [name for name in resident if name != model]
+        self._came(model)
         free = self.room_for(model, reading, others).free_bytes
         self._leaving.clear()  # what has not come back by now is no longer ours to explain
         self.observe(reading, others)
@@ -204,6 +214,7 @@ class Ledger:
 
     def after_start(self, model: str, reading: Reading | None) -> int | None:
         """The engine answers. What it takes, or None when that cannot be told; then a log line says why."""
+        self._came(model)
         start = self._starts.pop(model, None)
         account = self._accounts[model]
         account.held = None
@@ -236,12 +247,23 @@ class Ledger:
             free = format_bytes(start.free_bytes)
             log.warning("%s: %s ran out of memory with %s free; it gets %s", self.device, model, free, needed)
 
-    def stopped(self, model: str) -> None:
-        """Its process is gone. Its memory may take a moment to come back; see ``released``."""
+    def stopping(self, model: str) -> None:
+        """It was told to stop. ``stopped`` follows; until then no figure of others is taken as certain."""
+        self._stopping.add(model)
+
+    def stopped(self, model: str) -> bool:
+        """Its process is gone. Its memory may take a moment to come back; see ``released``.
+
+        False when there was none, as its start had not begun: then nothing comes back.
+        """
+        self._stopping.discard(model)
+        if model in self._absent:
+            return False
         self._leaving[model] = self._held(model, None)
         self._starts.pop(model, None)
         self._accounts[model].held = None
         self._overlap()
+        return True
 
     def released(self, model: str, reading: Reading, resident: Collection[str]) -> bool:
         """Whether the memory of a stopped model has come back."""
@@ -257,6 +279,10 @@ class Ledger:
 
     # Parts.
 
+    def _came(self, model: str) -> None:
+        self._absent.discard(model)
+        self._stopping.discard(model)
+
     def _held(self, model: str, reading: Reading | None) -> int:
         """What a resident counts for: at least what it is known to reach, if it was measured."""
         held = self._accounts[model].held
@@ -270,8 +296,10 @@ class Ledger:
         """Whether all of our use is known."""
         if reading.by_model is not None:
             return True
-        measured = all(self._accounts[model].held is not None for model in resident)
-        return measured and not self._starts and not self._left_over(reading, resident)
+        there = set(resident) - self._absent
+        measured = all(self._accounts[model].held is not None for model in there)
+        moving = self._starts or there & self._stopping or self._left_over(reading, there)
+        return measured and not moving
 
     def _growth(self, reading: Reading, resident: Collection[str]) -> int:
         """How much of ours may have been added since the starts, where that cannot be told."""

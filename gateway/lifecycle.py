@@ -7,15 +7,16 @@ file take the same way: the only difference is who started the supervisor.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 
 from gateway.config import ModelSpec, Probes
-from gateway.errors import EngineTimeout, GatewayError, ModelUnavailable
-from gateway.tickets import Progress
-from gateway.upstream.base import EngineClient
-from gateway.upstream.supervisor import SupervisorClient, SupervisorStatus
+from gateway.errors import EngineError, EngineTimeout, GatewayError, ModelUnavailable
+from gateway.tickets import Condition, Progress
+from gateway.upstream.base import EngineClient, EngineUnreachable
+from gateway.upstream.supervisor import SupervisorClient, SupervisorStatus, SupervisorUnreachable
 
 POLL_S = 0.2
 RETURN_POLL_S = 1.0
@@ -35,23 +36,17 @@ class ExternalEngine:
         self._engine = engine
         self._probes = spec.probes
 
-    async def running(self) -> bool:
-        try:
-            await self._engine.healthy(self.url, QUICK_PROBE_S)
-        except GatewayError:
-            self.available = False
-        else:
-            self.available = True
-        return self.available
-
-    async def occupied(self) -> bool:
-        return self.available
+    async def condition(self, timeout_s: float) -> Condition:
+        seen = await _probed(self._engine, self.url, timeout_s)
+        self.available = seen == "answers"
+        return seen
 
     async def start(self, say: Callable[[Progress], None]) -> None:
         """Blocks until it is there, however long that takes."""
         passes = 0
         while passes < self._probes.passes:
-            passes = passes + 1 if await self.running() else 0
+            answers = await self.condition(self._probes.timeout_s) == "answers"
+            passes = passes + 1 if answers else 0
             if passes < self._probes.passes:
                 await asyncio.sleep(RETURN_POLL_S)
 
@@ -86,10 +81,10 @@ class SupervisedEngine:
         """A new supervisor has taken the place of one that died."""
         self._supervisor = supervisor
 
-    async def status(self) -> SupervisorStatus | None:
-        """What the supervisor says; None when it cannot be reached."""
+    async def status(self, *, memory: bool = False) -> SupervisorStatus | None:
+        """What the supervisor says, with the engine's memory if asked; None when it cannot be reached."""
         try:
-            status = await self._supervisor.status()
+            status = await self._supervisor.status(memory=memory)
         except GatewayError:
             self.available = False
             return None
@@ -98,22 +93,17 @@ class SupervisedEngine:
 
     async def memory_bytes(self) -> int | None:
         """Main memory that the engine's processes take; None when nobody can say."""
-        status = await self.status()
+        status = await self.status(memory=True)
         return status.memory_bytes if status else None
 
-    async def running(self) -> bool:
+    async def condition(self, timeout_s: float) -> Condition:
         status = await self.status()
-        if status is None or status.state != "running":
-            return False
-        try:
-            await self._engine.healthy(self.url, QUICK_PROBE_S)
-        except GatewayError:
-            return False
-        return True
-
-    async def occupied(self) -> bool:
-        status = await self.status()
-        return status is not None and status.state in ("running", "stopping")
+        if status is not None and status.state == "stopping":
+            return "stopping"
+        if status is not None and status.state != "running":
+            return "ended"
+        seen = await _probed(self._engine, self.url, timeout_s)
+        return "loading" if status is not None and seen == "ended" else seen
 
     async def start(self, say: Callable[[Progress], None]) -> None:
         await self._supervisor.start()
@@ -121,27 +111,42 @@ class SupervisedEngine:
         patience = _Patience(self._spec.timeouts.start_s)
         passes = 0
         while passes < self._spec.probes.passes:
-            status = await self._supervisor.status()
-            _check_alive(self._spec.id, status)
+            status = await self.status()
+            if status is not None:
+                _check_alive(self._spec.id, status)
+                say(Progress(status.phase or "starting", status.progress))
             if patience.is_over(status):
                 raise EngineTimeout(_no_progress(self._spec, status))
-            say(Progress(status.phase or "starting", status.progress))
-            passes = passes + 1 if await self._answers() else 0
+            answers = await _probed(self._engine, self.url, self._spec.probes.timeout_s) == "answers"
+            passes = passes + 1 if answers else 0
             if passes < self._spec.probes.passes:
                 await asyncio.sleep(POLL_S)
 
-    async def _answers(self) -> bool:
-        try:
-            await self._engine.healthy(self.url, self._spec.probes.timeout_s)
-        except GatewayError:
-            return False
-        return True
-
     async def stop(self, *, force: bool) -> None:
         grace_s = self._spec.timeouts.stop_grace_s
-        await self._supervisor.stop(min(grace_s, FORCE_GRACE_S) if force else grace_s)
-        while (await self._supervisor.status()).state in ("running", "stopping"):
+        try:
+            await self._supervisor.stop(min(grace_s, FORCE_GRACE_S) if force else grace_s)
+        except SupervisorUnreachable:
+            await self._check_both_are_gone()
+            return
+        status = await self.status()
+        while status is None or status.state in ("running", "stopping"):
+            if status is None:
+                await self._check_both_are_gone()
+                return
             await asyncio.sleep(POLL_S)
+            status = await self.status()
+        if status.state == "failed":
+            raise EngineError(f"{self._spec.id} could not be ended: {status.reason or 'nobody knows why'}")
+
+    async def _check_both_are_gone(self) -> None:
+        """An engine dies with its supervisor: a container that was stopped from outside is no failure."""
+        self.available = False
+        if await _probed(self._engine, self.url, QUICK_PROBE_S) != "ended":
+            raise ModelUnavailable(
+                f"The engine of {self._spec.id} still answers, but its supervisor cannot be reached.",
+                hint="See whether the supervisor runs, and whether the network lets the gateway through.",
+            )
 
     async def logs(self, tail: int) -> list[str]:
         return await self._supervisor.logs(tail)
@@ -156,25 +161,31 @@ class SupervisedEngine:
         finally:
             for wait in waits:
                 wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _until_it_ends(self) -> str:
         """Follow the supervisor. When it cannot be reached, the probes decide alone until it is back."""
         while True:
             try:
                 async with aclosing(self._supervisor.events()) as statuses:
-                    reason = await _first_end(statuses)
-                    if reason is not None:
-                        return reason
+                    async for status in statuses:
+                        self.available = True
+                        if status.state != "running":
+                            return _ended(status)
             except GatewayError:
                 self.available = False
             await asyncio.sleep(POLL_S)
 
 
-async def _first_end(statuses: AsyncIterator[SupervisorStatus]) -> str | None:
-    async for status in statuses:
-        if status.state != "running":
-            return _ended(status)
-    return None
+async def _probed(engine: EngineClient, url: str, timeout_s: float) -> Condition:
+    """What a probe of the engine alone shows."""
+    try:
+        await engine.healthy(url, timeout_s)
+    except EngineUnreachable:
+        return "ended"
+    except GatewayError:
+        return "busy"
+    return "answers"
 
 
 def _ended(status: SupervisorStatus) -> str:
@@ -193,7 +204,9 @@ def _check_alive(model: str, status: SupervisorStatus) -> None:
         )
 
 
-def _no_progress(spec: ModelSpec, status: SupervisorStatus) -> str:
+def _no_progress(spec: ModelSpec, status: SupervisorStatus | None) -> str:
+    if status is None:
+        return f"The supervisor of {spec.id} could not be reached for {spec.timeouts.start_s:g} s."
     last = status.lines[-1] if status.lines else "nothing"
     return (
         f"{spec.id} made no progress for {spec.timeouts.start_s:g} s while {status.phase or 'starting'}. "
@@ -202,19 +215,34 @@ def _no_progress(spec: ModelSpec, status: SupervisorStatus) -> str:
 
 
 class _Patience:
-    """A start may take long, as long as something moves: a fixed limit kills slow but healthy loads."""
+    """A start may take long, as long as something moves: a fixed limit kills slow but healthy loads.
+
+    A line that differs from an earlier one in its digits alone is no move: TGI's launcher says every ten
+    seconds, with the time, that it waits.
+    """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._seen: object = None
+        self._step: object = None
+        self._lines: set[str] = set()
         self._moved_at = time.monotonic()
 
-    def is_over(self, status: SupervisorStatus) -> bool:
+    def is_over(self, status: SupervisorStatus | None) -> bool:
         now = time.monotonic()
-        seen = (status.phase, status.progress, status.lines)
-        if seen != self._seen:
-            self._seen, self._moved_at = seen, now
+        if status is not None and self._has_moved(status):
+            self._moved_at = now
         return now - self._moved_at > self._limit_s
+
+    def _has_moved(self, status: SupervisorStatus) -> bool:
+        step = (status.phase, status.progress)
+        lines = {_DIGITS.sub("", line) for line in status.lines} - self._lines
+        moved = step != self._step or bool(lines)
+        self._step = step
+        self._lines |= lines
+        return moved
+
+
+_DIGITS = re.compile(r"\d+")
 
 
 async def _until_probes_fail(

@@ -7,6 +7,12 @@ from typing import Any
 
 from pydantic_core import to_json
 
+_ESCAPES = {
+    code: f"\\u{code:04x}" if code > 0xFF else f"\\x{code:02x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+}
+"""What ends a line, or what a terminal obeys, and what is written instead."""
+
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     "message",
     "asctime",
@@ -36,8 +42,12 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        return super().formatMessage(record) + (f"  {fields}" if fields else "")
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items()).translate(_ESCAPES)
+        return super().formatMessage(record).rstrip() + (f"  {fields}" if fields else "")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Further lines, such as a traceback's, are indented: none can pass for an event of its own."""
+        return "\n    ".join(line.translate(_ESCAPES) for line in super().format(record).split("\n"))
 
 
 class JsonLines(logging.Formatter):
@@ -49,8 +59,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return to_json(line, fallback=str).decode()
+        # The second time for its values: no field takes the place of what every line has.
+        return to_json({**line, **_fields(record), **line}, fallback=str).decode()

@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 
 from gateway import __version__
 from gateway.api import anthropic, anthropic_bodies, native, openai, openai_answers, ops, tgi, tgi_bodies
-from gateway.api.bodies import BodyRoute
+from gateway.api.bodies import BodyRoute, cut_name
 from gateway.api.context import NATIVE, Envelope, RequestContext, error_response, request_id_of
 from gateway.api.services import Services
-from gateway.auth import Keys, RequireKey
-from gateway.config import Registry, Settings, read_secret
+from gateway.auth import Keys, RequireKey, ThisMachine
+from gateway.config import Registry, Settings, SettingsError, read_secret
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.fleet import Fleet, Outward
 from gateway.generation import Generations
@@ -42,9 +42,16 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
             app.state.services = await _services(settings, registry, metrics, Outward(http, token), stack)
             yield
 
-    app = FastAPI(title="Unified LLM Inference Gateway", version=__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="Unified LLM Inference Gateway",
+        version=__version__,
+        lifespan=lifespan,
+        # It would send clients to the address that the Host header names.
+        redirect_slashes=False,
+    )
     app.router.route_class = BodyRoute
-    app.add_middleware(RequireKey, keys=keys)
+    machine = None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host)
+    app.add_middleware(RequireKey, keys=keys, machine=machine)
     # Added last, so it is the outermost.
     app.add_middleware(RequestContext, metrics=metrics, envelope_of=_envelope_of)
     app.add_exception_handler(HTTPException, _router_error)
@@ -62,10 +69,10 @@ def _add_routes(app: FastAPI) -> None:
     add("POST", "/v1/render", native.render_prompt, native.RenderAnswer)
     add("GET", "/v1/scenarios", native.scenarios)
     add("GET", "/v1/models", ops.models)
-    add("GET", "/v1/models/{model_id}/logs", ops.logs)
+    add("GET", "/v1/models/{model_id:path}/logs", ops.logs)
     add("GET", "/v1/models/{model_id:path}", ops.model)
-    add("POST", "/v1/models/{model_id}/load", ops.load)
-    add("POST", "/v1/models/{model_id}/unload", ops.unload)
+    add("POST", "/v1/models/{model_id:path}/load", ops.load)
+    add("POST", "/v1/models/{model_id:path}/unload", ops.unload)
     add("GET", "/v1/events", ops.events)
     add("POST", "/v1/chat/completions", openai.chat_completions)
     add("POST", "/v1/completions", openai.completions)
@@ -73,8 +80,9 @@ def _add_routes(app: FastAPI) -> None:
         add("POST", path, openai.not_offered)
     add("POST", "/v1/messages", anthropic.messages)
     add("POST", "/v1/messages/count_tokens", anthropic.count_tokens)
-    add("GET", "/health", ops.health)
-    add("GET", "/ready", ops.ready)
+    for method in ("GET", "HEAD"):
+        add(method, "/health", ops.health)
+        add(method, "/ready", ops.ready)
     add("GET", "/metrics", ops.metrics)
     add("GET", "/", ops.health)
     add("GET", "/ping", ops.health)
@@ -107,8 +115,12 @@ async def _services(
 
 
 def _supervisor_token(settings: Settings) -> str | None:
-    path = settings.supervisor_token_file
-    return None if path is None else read_secret(path, "GATEWAY_SUPERVISOR_TOKEN_FILE").strip()
+    path, variable = settings.supervisor_token_file, "GATEWAY_SUPERVISOR_TOKEN_FILE"
+    if path is None:
+        return None
+    if token := read_secret(path, variable).strip():
+        return token
+    raise SettingsError(f"{variable}={path} is empty. Put the supervisors' token there, or unset it.")
 
 
 def wind_down(app: FastAPI) -> None:
@@ -169,5 +181,6 @@ def _as_ours(request: Request, error: Exception) -> GatewayError:
     path = request.url.path
     if isinstance(error, HTTPException) and error.status_code == MethodNotAllowed.status:
         allowed = (error.headers or {}).get("Allow", "another method")
-        return MethodNotAllowed(f"{request.method} does not work on {path}.", hint=f"Use {allowed}.")
-    return NotFound(f"There is nothing at {path}.", hint="All routes are listed at /docs.")
+        what = f"{request.method} does not work on {cut_name(path)}."
+        return MethodNotAllowed(what, hint=f"Use {allowed}.")
+    return NotFound(f"There is nothing at {cut_name(path)}.", hint="All routes are listed at /docs.")

@@ -15,12 +15,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from gateway.device import DeviceMemory
-from gateway.errors import GatewayError, ModelUnavailable, Overloaded, WaitTimeout
+from gateway.errors import ModelUnavailable
 from gateway.events import EventHub
 from gateway.metrics import Metrics
+from gateway.operations import Operations
 from gateway.scheduler import (
     Action,
     Arrived,
@@ -30,6 +31,7 @@ from gateway.scheduler import (
     Event,
     Finished,
     FootprintLearnt,
+    Found,
     Grant,
     Left,
     LoadAsked,
@@ -39,21 +41,26 @@ from gateway.scheduler import (
     Scheduler,
     Start,
     Started,
-    StartFailed,
     State,
     Stop,
-    StopFailed,
-    Stopped,
     Tick,
     UnloadAsked,
     WakeAt,
 )
-from gateway.tickets import Entry, Progress, Ticket
+from gateway.tickets import Condition, Entry, Progress, Ticket, error_for
 
 logger = logging.getLogger("gateway.models")
 
 SUPERVISOR_POLL_S = 1.0
+TAKE_OVER_PROBE_S = 2.0
 SHUTTING_DOWN = "The gateway is shutting down."
+COME_BACK = "Send the request again in a moment."
+FOUND: Mapping[Condition, Literal["ready", "starting", "stopping"]] = {
+    "answers": "ready",
+    "busy": "starting",
+    "loading": "starting",
+    "stopping": "stopping",
+}
 
 
 Operation = Callable[[Entry], Coroutine[None, None, None]]
@@ -66,16 +73,20 @@ class ModelManager:
         self._entries: Mapping[str, Entry] = {entry.id: entry for entry in entries}
         self._scheduler = scheduler
         self._metrics = metrics
+        self._operations = Operations(self, metrics)
         self._tickets: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._winding_down = False
         self.events = EventHub()
 
     # ------------------------------------------------------------ for requests
 
     async def ask(self, model: str, *, wait_s: float) -> Ticket:
         """A place in the queue or, at once, in the engine. Raises what refuses it at once."""
+        if self._winding_down:
+            raise ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
         entry = self._entries[model]
         if not entry.control.managed and self.view(model).state is State.FAILED:
             await self._look_again(entry)
@@ -92,7 +103,10 @@ class ModelManager:
         self._dispatch(Finished(ticket_id) if granted else Left(ticket_id))
 
     def outlook(self, ticket_id: int) -> Outlook:
-        return self._scheduler.outlook(ticket_id, self.now())
+        try:
+            return self._scheduler.outlook(ticket_id, self.now())
+        except KeyError:  # between two places: the first was lost, the second is being asked for
+            return Outlook("queued", 0, None)
 
     def examine(self, model: str, reason: str, *, silent: bool) -> None:
         """Look at an engine that failed a request; recycle it when it fails all.
@@ -109,12 +123,23 @@ class ModelManager:
             self._dispatch(Died(model, reason))
 
     async def look(self, model: str, reason: str) -> None:
-        """See whether an engine answers; when it does not, it has died, for ``reason``."""
+        """See whether an engine is still there; when it is not, it has died, for ``reason``.
+
+        One that is there without answering is left to the probes: they know how long a busy engine may take.
+        """
         entry = self._entries[model]
-        if await entry.control.running():
-            return
-        if self.view(model).state in (State.READY, State.DRAINING):
+        condition = await self._seen(entry)
+        # An engine that was ready and whose port is closed has crashed, though its process may not be reaped.
+        is_dead = condition in ("ended", "loading")
+        if is_dead and self.view(model).state in (State.READY, State.DRAINING):
             self._dispatch(Died(model, reason))
+
+    async def _seen(self, entry: Entry) -> Condition:
+        """One look serves all who ask for one meanwhile."""
+        if entry.look is None or entry.look.done():
+            entry.look = asyncio.create_task(entry.control.condition(entry.probe_s))
+            self._hold(entry.look)
+        return await asyncio.shield(entry.look)
 
     # ------------------------------------------------------------ for people
 
@@ -149,33 +174,40 @@ class ModelManager:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Take over what runs already, then serve until the block ends."""
-        await asyncio.gather(*(self._take_over(entry) for entry in self._entries.values()))
+        conditions = await asyncio.gather(
+            *(entry.control.condition(TAKE_OVER_PROBE_S) for entry in self._entries.values())
+        )
+        # All are looked at before anything is decided: what runs holds memory, whoever asked for it.
+        for entry, condition in zip(self._entries.values(), conditions, strict=True):
+            self._take_over(entry, condition)
         for device in {entry.device for entry in self._entries.values() if entry.device is not None}:
-            self._spawn(device.watch(partial(self._resident_on, device), self._dispatch))
+            self._spawn(device.watch(partial(self.resident_on, device), self.report))
         self._dispatch(Tick())
         try:
             yield
         finally:
             await self._end()
 
-    async def _take_over(self, entry: Entry) -> None:
+    def _take_over(self, entry: Entry, condition: Condition) -> None:
         self._metrics.gauge("gateway_model_state", 1, model=entry.id, state=self.view(entry.id).state)
-        if await entry.control.running():
-            self._dispatch(Started(entry.id))
-            self._watch(entry)
-        elif not entry.control.managed:
-            self._dispatch(Died(entry.id, f"nothing answers at {entry.control.url}"))
-        elif await entry.control.occupied():
-            self._dispatch(LoadAsked(entry.id))  # it was loading when we came: join that
+        if not entry.control.managed:
+            if condition == "answers":
+                entry.ready_at = entry.heard_at = self.now()
+                self._watch(entry)
+            else:
+                self._dispatch(Died(entry.id, f"nothing answers at {entry.control.url}"))
         elif not entry.control.available:
             logger.warning("%s: its supervisor cannot be reached yet", entry.id)
-            self._spawn(self._await_supervisor(entry))
+            self._await_supervisor(entry)
+        elif condition != "ended":
+            self._dispatch(Found(entry.id, FOUND[condition]))
 
     def wind_down(self) -> None:
         """The end is near: who waits is told so at once, who is being answered may finish."""
+        self._winding_down = True
         self.events.close()
         for ticket in [ticket for ticket in self._tickets.values() if not ticket.granted]:
-            ticket.refuse(ModelUnavailable(SHUTTING_DOWN, hint="Send the request again in a moment."))
+            ticket.refuse(ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK))
             self.closed(ticket.id, granted=False)
 
     async def _end(self) -> None:
@@ -204,12 +236,11 @@ class ModelManager:
             case Refuse():
                 self._refuse(action)
             case Start(model):
-                self._operate(self._entries[model], self._start)
+                self._operate(self._entries[model], self._operations.start)
             case CancelStart(model):
-                self._operate(self._entries[model], self._undo_start)
+                self._operate(self._entries[model], partial(self._operations.stop, force=True))
             case Stop(model, force):
-                stop = self._stop_by_force if force else self._stop
-                self._operate(self._entries[model], stop)
+                self._operate(self._entries[model], partial(self._operations.stop, force=force))
             case Changed():
                 self._changed(action)
             case WakeAt(at):
@@ -218,7 +249,7 @@ class ModelManager:
     def _refuse(self, action: Refuse) -> None:
         ticket = self._tickets.pop(action.request_id, None)
         if ticket is not None:
-            ticket.refuse(_error_for(action))
+            ticket.refuse(error_for(action))
 
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:
@@ -238,15 +269,18 @@ class ModelManager:
         self._metrics.gauge("gateway_model_memory_bytes", holds, model=entry.id)
         level = logging.WARNING if change.state is State.FAILED else logging.INFO
         logger.log(level, "%s is %s%s", entry.id, change.state, f": {change.reason}" if change.reason else "")
+        before, entry.state = entry.state, change.state
         if change.state is State.STARTING:
             entry.loading_since = self.now()
-        if change.state is State.READY:
+        if change.state is State.READY and before is not State.DRAINING:
             entry.ready_at = entry.heard_at = self.now()
             self._watch(entry)
         elif change.state in (State.STOPPING, State.FAILED, State.STOPPED):
             self._unwatch(entry)
             if not entry.control.managed:
                 self._operate(entry, self._await_return)
+            elif not entry.control.available and change.state is not State.STOPPING:
+                self._await_supervisor(entry)
         self._publish(entry, change.state, change.reason)
 
     def _publish(self, entry: Entry, state: State, reason: str | None = None) -> None:
@@ -264,11 +298,14 @@ class ModelManager:
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        self._hold(task)
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _hold(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task of the model manager failed", exc_info=error)
@@ -285,74 +322,26 @@ class ModelManager:
             await asyncio.wait([before])
         await what(entry)
 
-    async def _start(self, entry: Entry) -> None:
-        begun = self.now()
-        try:
-            footprint = await self._bring_in(entry)
-        except Exception as error:  # whatever it was, who waits must be told, and the next try may come
-            self._metrics.count("gateway_starts_total", model=entry.id, outcome="failed")
-            reason = _reason(error)
-            if entry.device is not None:
-                entry.device.failed(entry.id, reason)
-            await self._make_sure_it_is_gone(entry)
-            self._tell_footprint(entry)
-            self._dispatch(StartFailed(entry.id, reason))
-        else:
-            self._metrics.count("gateway_starts_total", model=entry.id, outcome="ok")
-            self._metrics.observe("gateway_start_seconds", self.now() - begun, model=entry.id)
-            self._dispatch(Started(entry.id, footprint))
+    def progressed(self, entry: Entry, progress: Progress) -> None:
+        """A start says how far it is."""
+        if progress != entry.progress:
+            entry.progress = progress
+            self._publish(entry, State.STARTING)
 
-    async def _bring_in(self, entry: Entry) -> int | None:
-        def say(progress: Progress) -> None:
-            if progress != entry.progress:
-                entry.progress = progress
-                self._publish(entry, State.STARTING)
-
-        if entry.device is None:
-            await entry.control.start(say)
-            return None
-        if not await entry.control.occupied():
-            await entry.device.make_sure_of_room(entry.id, self._resident_on(entry.device, but=entry))
-        await entry.control.start(say)
-        return await entry.device.learn(entry.id)
-
-    def _resident_on(self, device: DeviceMemory, *, but: Entry | None = None) -> list[str]:
+    def resident_on(self, device: DeviceMemory, *, but: Entry | None = None) -> list[str]:
         """Those that hold memory of the device, or may still do."""
         gone = (State.STOPPED, State.FAILED)
         there = [entry for entry in self._entries.values() if entry.device is device and entry is not but]
         return [entry.id for entry in there if self.view(entry.id).state not in gone]
 
-    async def _make_sure_it_is_gone(self, entry: Entry) -> None:
-        try:
-            await entry.control.stop(force=True)
-        except GatewayError as error:
-            logger.warning("%s: after a failed start: %s", entry.id, error)
-
-    async def _undo_start(self, entry: Entry) -> None:
-        await self._stop_by_force(entry)
-
-    async def _stop(self, entry: Entry) -> None:
-        await self._send_away(entry, force=False)
-
-    async def _stop_by_force(self, entry: Entry) -> None:
-        await self._send_away(entry, force=True)
-
-    async def _send_away(self, entry: Entry, *, force: bool) -> None:
-        try:
-            await entry.control.stop(force=force)
-            if entry.device is not None:
-                await entry.device.gone(entry.id, self._resident_on(entry.device, but=entry))
-        except Exception as error:  # the scheduler tries again after a pause; silence would block the device
-            ended: Event = StopFailed(entry.id, _reason(error))
-        else:
-            ended = Stopped(entry.id)
-        self._tell_footprint(entry)
-        self._dispatch(ended)
-
-    def _tell_footprint(self, entry: Entry) -> None:
-        """What it needs next time can be less than what it held: some engines take all they find."""
-        if entry.device is not None:
-            self._dispatch(FootprintLearnt(entry.id, entry.device.footprint(entry.id)))
+    def report(self, event: Event) -> None:
+        """How something ended, or what was learnt on the way."""
+        self._dispatch(event)
+        if isinstance(event, FootprintLearnt) and self.view(event.model).state in (
+            State.READY,
+            State.DRAINING,
+        ):
+            self._metrics.gauge("gateway_model_memory_bytes", event.bytes, model=event.model)
 
     # ------------------------------------------------------------ does it live?
 
@@ -366,41 +355,42 @@ class ModelManager:
         entry.watcher = None
 
     async def _watched(self, entry: Entry) -> None:
-        reason = await entry.control.watch(lambda: entry.heard_at)
-        self._dispatch(Died(entry.id, reason))
+        while True:
+            try:
+                reason = await entry.control.watch(lambda: entry.heard_at)
+            except Exception:  # an engine that nobody watches would never be missed
+                logger.exception("%s: watching it failed", entry.id)
+                await asyncio.sleep(SUPERVISOR_POLL_S)
+            else:
+                self._dispatch(Died(entry.id, reason))
+                return
 
     async def _await_return(self, entry: Entry) -> None:
         """Somebody else runs this engine: all there is to do is to see it come back."""
         await entry.control.start(lambda _: None)
         self._dispatch(Started(entry.id))
 
-    async def _await_supervisor(self, entry: Entry) -> None:
-        """Nothing can be asked of this model before its supervisor is there; then, see what runs."""
-        while not entry.control.available:
-            await asyncio.sleep(SUPERVISOR_POLL_S)
-            answers = await entry.control.running()
-            if self.view(entry.id).state is not State.STOPPED:
-                continue
-            if answers:
-                self._dispatch(Started(entry.id))
-            elif await entry.control.occupied():
-                self._dispatch(LoadAsked(entry.id))
-
     async def _look_again(self, entry: Entry) -> None:
         """A request has come for an engine of somebody else's that was away: it may be back."""
-        if await entry.control.running() and self.view(entry.id).state is State.FAILED:
+        if await self._seen(entry) == "answers" and self.view(entry.id).state is State.FAILED:
             self._dispatch(Started(entry.id))
 
+    def _await_supervisor(self, entry: Entry) -> None:
+        if entry.scout is None or entry.scout.done():
+            entry.scout = self._spawn(self._scouted(entry))
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, GatewayError):
-        return f"{error.message} {error.hint}" if error.hint else error.message
-    logger.error("unexpected", exc_info=error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _error_for(refusal: Refuse) -> GatewayError:
-    kinds: dict[str, type[GatewayError]] = {"queue_full": Overloaded, "deadline": WaitTimeout}
-    hint = "Try again after the time in Retry-After." if refusal.retry_after_s is not None else None
-    kind = kinds.get(refusal.code, ModelUnavailable)
-    return kind(refusal.message, hint=hint, retry_after_s=refusal.retry_after_s)
+    async def _scouted(self, entry: Entry) -> None:
+        """Nothing can be asked of this model before its supervisor is there; then, see what runs."""
+        while True:
+            await asyncio.sleep(SUPERVISOR_POLL_S)
+            condition = await self._seen(entry)
+            if entry.control.available:
+                break
+        logger.info("%s: its supervisor is there", entry.id)
+        if self.view(entry.id).state not in (State.STOPPED, State.FAILED):
+            return
+        if condition != "ended":
+            self._dispatch(Found(entry.id, FOUND[condition]))
+        elif entry.preload:
+            self._dispatch(LoadAsked(entry.id))
+        self._dispatch(Tick())

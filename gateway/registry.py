@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from gateway.config import ModelSpec, Registry
 from gateway.fields import did_you_mean, names_at
@@ -146,7 +146,10 @@ def _across(raw: Mapping[str, Any], families: Collection[str], engines: Collecti
         yield from _known(f"{path}.family", model.get("family"), families)
         yield from _known(f"{path}.engine", model.get("engine"), engines)
         yield from _where(path, model)
+        yield from _ports(path, model)
+        yield from _without_effect(path, model)
         yield from _memory(path, model, devices)
+    yield from _room(raw, models)
     for name, scenario in _dict(raw.get("scenarios")).items():
         yield from _scenario(f"scenarios.{name}", str(name), _dict(scenario))
 
@@ -210,16 +213,92 @@ def _where(path: str, model: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(f"{path}.command", "must contain {port}, the port on which the engine is to listen")
 
 
+def _ports(path: str, model: Mapping[str, Any]) -> Iterator[Problem]:
+    for key in ("url", "supervisor"):
+        url = model.get(key)
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            continue
+        authority = url.split("://", 1)[1].partition("/")[0]
+        port = authority.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and 1 <= int(port[:9]) <= 65535):
+            yield Problem(f"{path}.{key}", f"has the port {_short(port)}; a port is a number from 1 to 65535")
+
+
+_NEED_CONTROL = ("pinned", "preload", "idle_timeout_s", "memory", "device")
+
+
+def _without_effect(path: str, model: Mapping[str, Any]) -> Iterator[Problem]:
+    """What says how an engine comes and goes says nothing about one that is not ours to start."""
+    if model.get("url") is None or _managed(model):
+        return
+    for key in _NEED_CONTROL:
+        if model.get(key) not in (None, False):
+            yield Problem(
+                f"{path}.{key}",
+                "has no effect: with `url` alone somebody else starts and stops the engine; "
+                "add `supervisor`, or leave it out",
+            )
+
+
+def _managed(model: Mapping[str, Any]) -> bool:
+    return model.get("command") is not None or model.get("supervisor") is not None
+
+
 def _memory(path: str, model: Mapping[str, Any], devices: list[str]) -> Iterator[Problem]:
     device = model.get("device")
     if device is not None and str(device) not in devices:
         there = ", ".join(devices) or "none; add `devices:`"
         yield Problem(f"{path}.device", f"`{device}` is no device here; there are: {there}")
-    managed = model.get("command") is not None or model.get("supervisor") is not None
+    managed = _managed(model)
     if managed and len(devices) > 1 and device is None:
         yield Problem(f"{path}.device", f"is required when there are several devices: {', '.join(devices)}")
     if managed and devices and model.get("memory") is None:
         yield Problem(f"{path}.memory", "is required for a model that shares a device, such as 10GiB")
+
+
+def _room(raw: Mapping[str, Any], models: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Whether each model fits its device alone, and those that never leave it fit together."""
+    devices = [_dict(device) for device in _list(raw.get("devices"))]
+    first: dict[str, int] = {}
+    for at, device in enumerate(devices):
+        if "id" not in device:
+            continue
+        name, there = str(device["id"]), _bytes(device.get("memory"))
+        if first.setdefault(name, at) != at:
+            taken = f"devices[{first[name]}].id"
+            yield Problem(f"devices[{at}].id", f"the name `{name}` is taken already, by {taken}")
+        elif there is not None:
+            yield from _too_large(models, name, there, alone=len(devices) == 1)
+
+
+def _too_large(models: list[dict[str, Any]], device: str, there: int, *, alone: bool) -> Iterator[Problem]:
+    pinned: dict[str, int] = {}
+    for index, model in enumerate(models):
+        needs = _bytes(model.get("memory"))
+        own = str(model["device"]) == device if model.get("device") is not None else alone
+        if needs is None or not own or not _managed(model):
+            continue
+        if needs > there:
+            message = f"{_size(needs)} is more than its device `{device}` has, {_size(there)}"
+            yield Problem(f"models[{index}].memory", message)
+        elif model.get("pinned") is True:
+            pinned[str(model.get("id", f"models[{index}]"))] = needs
+    if sum(pinned.values()) > there:
+        names = ", ".join(pinned)
+        message = f"the pinned models of `{device}` ({names}) need {_size(sum(pinned.values()))} together"
+        yield Problem("models", f"{message}, and it has {_size(there)}: unpin one, or declare more memory")
+
+
+def _bytes(value: object) -> int | None:
+    """None where it is missing or wrong, which is said elsewhere."""
+    try:
+        return TypeAdapter(ByteSize).validate_python(value)
+    except ValidationError:
+        return None
+
+
+def _size(count: int) -> str:
+    return ByteSize(count).human_readable()
 
 
 def _scenario(path: str, name: str, scenario: Mapping[str, Any]) -> Iterator[Problem]:

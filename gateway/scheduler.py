@@ -27,6 +27,7 @@ from gateway.switching.vocabulary import (
     Event,
     Finished,
     FootprintLearnt,
+    Found,
     Grant,
     Left,
     LoadAsked,
@@ -59,6 +60,7 @@ __all__ = [
     "Event",
     "Finished",
     "FootprintLearnt",
+    "Found",
     "Grant",
     "Left",
     "LoadAsked",
@@ -86,8 +88,8 @@ class Scheduler:
     """The one owner of every model's state. ``handle`` is the only way in.
 
     It never raises on an event; requests that are unknown or already ended are ignored. Times are
-    seconds on the caller's clock, which must not run backwards. Preloads begin with the first event,
-    so send a Tick at the start.
+    seconds on the caller's clock, which must not run backwards. Preloads and the timer begin with the
+    first Tick: send it at the start, after a Found for every engine that is there.
     """
 
     def __init__(
@@ -103,12 +105,11 @@ class Scheduler:
         self._devices = {device.id: Device(device) for device in devices}
         self._models: dict[str, Model] = {}
         self._armed: float | None = None
+        self._begun = False
         for model in models:
             self._add(model, now)
         if policy.default_model is not None and policy.default_model not in self._models:
             raise ValueError(f"default_model {policy.default_model!r} is none of {sorted(self._models)}")
-        for device in self._devices.values():
-            want_preloads(device, now)
 
     def _device(self, model: Model) -> Device:
         return self._devices[model.policy.device]
@@ -125,7 +126,8 @@ class Scheduler:
         self._life.actions = []
         for device in self._apply(event, now):
             self._settle(device, now)
-        self._arm(always=isinstance(event, Tick))
+        if self._begun:
+            self._arm(always=isinstance(event, Tick))
         return self._life.actions
 
     def outlook(self, request_id: int, now: float) -> Outlook:
@@ -149,7 +151,11 @@ class Scheduler:
             case Finished() | Left():
                 return self._ended(event, now)
             case Tick():
+                self._begin(now)
                 return self._devices.values()
+            case Found():
+                self._found(event, now)
+                return ()
             case NeighbourUses():
                 device = self._devices.get(event.device)
                 if device is not None:
@@ -162,6 +168,23 @@ class Scheduler:
                 self._life.apply(event, model, self._device(model), now)
                 return (self._device(model),)
 
+    def _begin(self, now: float) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        for device in self._devices.values():
+            want_preloads(device, now)
+
+    def _found(self, event: Found, now: float) -> None:
+        model = self._models.get(event.model)
+        if model is None:
+            return
+        device = self._device(model)
+        self._life.apply(event, model, device, now)
+        if event.state != "stopping" and model.policy.id != self._policy.default_model:
+            device.away_from_default = True
+        device.wake_at = now  # nothing is decided here, but a Tick may find something to do
+
     def _arrived(self, event: Arrived, now: float) -> Iterable[Device]:
         model = self._models.get(event.model)
         if model is None:
@@ -171,7 +194,7 @@ class Scheduler:
         if event.request_id in self._requests:
             return ()
         model.history.arrived(now)
-        due = self._due(event, model, now)
+        due = outlook.due_of(event, model, self._device(model), self._policy, now)
         request = Request(event.request_id, model, now, due, event.deadline, event.priority)
         if model.can_admit():
             self._requests[request.id] = request
@@ -184,17 +207,6 @@ class Scheduler:
         self._requests[request.id] = request
         model.enqueue(request)
         return (self._device(model),)
-
-    def _due(self, event: Arrived, model: Model, now: float) -> float:
-        """``max_wait_s`` from now; earlier if only so it can be answered before its own deadline."""
-        due = now + self._policy.max_wait_s
-        if event.deadline is None or model.state is State.READY:
-            return due
-        switch_s = outlook.switch_s(model, self._device(model))
-        if switch_s is None:
-            return due
-        latest = event.deadline - switch_s - (model.history.service.value or 0.0)
-        return min(due, latest) if latest >= now else due
 
     def _refusal(self, request: Request, now: float) -> tuple[RefusalCode, str] | None:
         model, name = request.model, request.model.policy.id
@@ -298,8 +310,10 @@ class Scheduler:
                 continue
             complaint = room_complaint(device, model, due=model.due_at(self._policy.max_wait_s) <= now)
             if complaint is not None:
-                self._life.give_up(model, complaint, now)
+                for_good = model.footprint_bytes > device.most_bytes(but=model)
+                (self._life.give_up if for_good else self._life.go_without)(model, complaint, now)
             elif model.footprint_bytes <= device.attainable_bytes(but=model):
+                model.told_no_room = False
                 asking.append(model)
         return asking
 
@@ -345,7 +359,9 @@ class Scheduler:
         at = self._return_at(device)
         if at is not None and at <= now:
             device.away_from_default = False
-            self._models[str(self._policy.default_model)].wanted_since = now
+            default = self._models[str(self._policy.default_model)]
+            if default.state is not State.READY:
+                default.wanted_since = now
 
     def _return_at(self, device: Device) -> float | None:
         after_s, default = self._policy.return_to_default_after_s, self._policy.default_model
@@ -365,6 +381,7 @@ class Scheduler:
         newcomers = [model for model in device.models if model.asks_for_room(now)]
         for newcomer in newcomers:
             yield newcomer.due_at(self._policy.max_wait_s)
+            yield newcomer.soonest_due  # the same, unless a wish that goes without room was due before
         for model in device.models:
             yield model.soonest_deadline
             candidates = (model.stop_again_at, model.idle_timeout_at(), model.demanded and model.retry_at)

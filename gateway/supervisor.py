@@ -43,6 +43,7 @@ SWEEP_S, DRAIN_S, TICK_S = 30.0, 1.0, 0.02  # killed processes may take; the res
 LOG_LINES, LINE_BYTES, CHUNK_BYTES, SECRET_CHARS = 2000, 4096, 65536, 8
 BODY_BYTES, CONNECTIONS, FOLLOWERS, HEARTBEAT_S = 4096, 64, 16, 15.0
 TOKEN_ENV, MASK = "SUPERVISOR_TOKEN", "***"
+PRIVATE = (TOKEN_ENV, "GATEWAY_")  # variables that begin so, API keys among them, are not the engine's
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 NOTHING = dict.fromkeys(("pid", "exit_code", "exit_signal", "phase", "progress", "reason"))
 PHASES = ("starting", "downloading", "loading", "warming_up", "ready")
@@ -56,10 +57,13 @@ PATTERNS = (  # the first that fits a line decides
     (r"Loading safetensors checkpoint shards:.*\| (?P<done>\d+)/(?P<total>\d+)", "loading"),  # vLLM
     (r"Application startup complete|main: model loaded", "ready"),  # vLLM; llama.cpp's server
 )
-ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-NAME = (
-    r"(?i:[\w-]*(?:key|token|secret|passw(?:or)?d|credentials?))"  # of an option or variable that is secret
+CONTROL = re.compile(  # what a terminal would obey: CSI; OSC and the like; short escapes, C0 and C1 but tab
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]*[0-~]|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
 )
+# Of an option or variable that is secret.
+NAME = r"(?i:[\w-]*(?:key|token|secret|passw(?:or)?d|credentials?))"
 PAIR = re.compile("(" + NAME + r"=|(?i:\bbearer\s+))(\S+)")
 
 
@@ -198,10 +202,10 @@ class Engine:
         self.post(job)
         return answer.result(timeout=30)
 
-    def status(self, published: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
-        """What is (or was) published, with what is looked up on asking."""
+    def status(self, published: Optional[Dict[str, Any]] = None, memory: bool = False) -> Dict[str, Any]:
+        """What is (or was) published, with what is looked up on asking: memory takes 30 ms for each GB."""
         core = published or self.published
-        pids = family(core["pid"]) if core["pid"] else None
+        pids = family(core["pid"]) if memory and core["pid"] else None
         memory_bytes = sum(map(resident_bytes, pids)) if pids else None
         lines = self.log.after(self.log.count - 20)[1]
         return {**core, "command": self.shown, "lines": lines, "memory_bytes": memory_bytes}
@@ -227,9 +231,9 @@ class Engine:
 
     def _keep(self, lines: Sequence[bytes]) -> List[str]:
         """Cuts, cleans and keeps lines that are not empty; passes on what stderr takes without blocking."""
-        texts = [ANSI.sub("", line[:LINE_BYTES].decode("utf-8", "replace")) for line in lines if line.strip()]
+        texts = [CONTROL.sub("", line[:LINE_BYTES].decode("utf-8", "replace")) for line in lines]
         # TGI logs its arguments at start, the API key among them.
-        texts = [self.secrets.sub(MASK, text) for text in texts]
+        texts = [self.secrets.sub(MASK, text) for text in texts if text.strip()]
         self.log.put(texts)
         data = "".join(text + "\n" for text in texts).encode()
         with contextlib.suppress(OSError, ValueError):  # stderr is gone
@@ -450,17 +454,15 @@ class Api(BaseHTTPRequestHandler):
     def _apply(self, verb: str, body: Dict[str, Any]) -> None:
         unknown = ", ".join(sorted(set(body) - set(FIELDS[verb])))
         if unknown:
-            raise Refused(
-                422, "validation", "%s takes no %s; the command cannot be changed" % (verb, unknown)
-            )
+            raise Refused(422, "validation", "%s takes no %s: the command is fixed" % (verb, unknown))
         grace_s = body.get("grace_s")
         if grace_s is not None and not (type(grace_s) in (int, float) and 0 <= grace_s <= 3600):
             raise Refused(422, "validation", "grace_s must be a number of seconds from 0 to 3600")
         changed = self.server.engine.ask(verb, grace_s)
         self._reply(202 if changed or verb != "start" else 200, self.server.engine.status())
 
-    def _status(self, _: Dict[str, Any]) -> None:
-        self._reply(200, self.server.engine.status())
+    def _status(self, query: Dict[str, Any]) -> None:
+        self._reply(200, self.server.engine.status(memory=query.get("memory") == "1"))
 
     def _events(self, _: Dict[str, Any]) -> None:
         def event(entry: Dict[str, Any]) -> bytes:
@@ -488,10 +490,8 @@ class Api(BaseHTTPRequestHandler):
             raise Refused(503, "overloaded", "at most %d may follow at a time" % FOLLOWERS)
         try:
             self._head(200, kind, {"Cache-Control": "no-store", "Connection": "close"})
-            written_at = time.monotonic()
-            while not select.select([self.connection], [], [], 0)[0] or self.connection.recv(
-                1, socket.MSG_PEEK
-            ):
+            written_at, client = time.monotonic(), self.connection
+            while not select.select([client], [], [], 0)[0] or client.recv(1, socket.MSG_PEEK):
                 seen, new = feed.after(seen, 1.0)
                 data = b"".join(map(render, new))
                 if not data and time.monotonic() - written_at > HEARTBEAT_S:
@@ -573,9 +573,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("needed: --listen HOST:PORT, a grace of 0 to 3600 s, and a command after --")
     options.port, options.token = int(port), read_token(parser, options.token_file)
     if not options.token and not is_loopback(options.host.strip("[]")):
-        parser.error(
-            "a token is needed to listen on %s: give --token-file or set %s" % (options.host, TOKEN_ENV)
-        )
+        parser.error("a token is needed on %s: give --token-file or set %s" % (options.host, TOKEN_ENV))
     return options
 
 
@@ -598,7 +596,7 @@ def is_loopback(host: str) -> bool:
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    env = {name: value for name, value in os.environ.items() if name != TOKEN_ENV}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
     engine = Engine(options.command, options.grace_s, env, options.token)
     try:
         server = Server(options.host.strip("[]"), options.port, engine, options.token)

@@ -7,11 +7,11 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from gateway.device import DeviceMemory
-from gateway.errors import GatewayError
-from gateway.scheduler import Outlook
+from gateway.errors import GatewayError, ModelUnavailable, Overloaded, WaitTimeout
+from gateway.scheduler import Outlook, Refuse, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,11 @@ class Progress:
 
     phase: str
     fraction: float | None = None
+
+
+Condition = Literal["answers", "busy", "loading", "stopping", "ended"]
+"""``busy``: it is there and does not answer now, because it works or hangs. ``loading``: its process is
+there and its port is closed, as it is until an engine has loaded, and again once it has crashed."""
 
 
 class EngineControl(Protocol):
@@ -40,12 +45,8 @@ class EngineControl(Protocol):
         """Whether there was somebody to talk to, the last time: the engine, or its supervisor."""
         ...
 
-    async def running(self) -> bool:
-        """Whether it answers now, so that it can be taken over as it is."""
-        ...
-
-    async def occupied(self) -> bool:
-        """Whether an engine runs there, answering or not: one that was loading when we came, say."""
+    async def condition(self, timeout_s: float) -> Condition:
+        """What can be seen of it now; its answer is waited for at most ``timeout_s`` seconds."""
         ...
 
     async def start(self, say: Callable[[Progress], None]) -> None:
@@ -73,14 +74,19 @@ class Entry:
     control: EngineControl
     device: DeviceMemory | None
     silence_s: float
+    probe_s: float = 20.0
+    preload: bool = False
     created_at: float = field(default_factory=time.time)
     changed_at: float = field(default_factory=time.time)
+    state: State | None = None
     progress: Progress | None = None
     loading_since: float = 0.0
     ready_at: float = 0.0
     heard_at: float = 0.0
     operation: asyncio.Task[None] | None = None
     watcher: asyncio.Task[None] | None = None
+    look: asyncio.Task[Condition] | None = None
+    scout: asyncio.Task[None] | None = None
 
 
 class Owner(Protocol):
@@ -190,3 +196,11 @@ class Ticket:
     def tell(self) -> None:
         """Something about the wait has changed."""
         self._news.set()
+
+
+def error_for(refusal: Refuse) -> GatewayError:
+    """What a refused client is told."""
+    kinds: dict[str, type[GatewayError]] = {"queue_full": Overloaded, "deadline": WaitTimeout}
+    hint = "Try again after the time in Retry-After." if refusal.retry_after_s is not None else None
+    kind = kinds.get(refusal.code, ModelUnavailable)
+    return kind(refusal.message, hint=hint, retry_after_s=refusal.retry_after_s)

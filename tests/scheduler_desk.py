@@ -17,6 +17,7 @@ from gateway.scheduler import (
     Started,
     State,
     SwitchPolicy,
+    Tick,
     WakeAt,
 )
 
@@ -35,11 +36,14 @@ class Desk:
     models: list[ModelPolicy] = field(default_factory=lambda: [model("a"), model("b")])
     capacity_gb: float = 12
     policy: SwitchPolicy = field(default_factory=SwitchPolicy)
+    begun: bool = True  # the first Tick has been said
 
     def __post_init__(self) -> None:
         devices = [DevicePolicy("gpu", int(self.capacity_gb * GB))]
         self.scheduler = Scheduler(self.models, devices, self.policy, 0.0)
         self.wake: float | None = None
+        if self.begun:
+            self.say(0, Tick())
 
     def say(self, at: float, *events: Event) -> list[Action]:
         told: list[Action] = []

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from gateway.config import ModelSpec
-from gateway.errors import EngineTimeout, ModelUnavailable
+from gateway.errors import EngineError, EngineTimeout, ModelUnavailable
 from gateway.lifecycle import ExternalEngine, SupervisedEngine
-from gateway.tickets import Progress
+from gateway.tickets import Condition, Progress
+from gateway.upstream.base import EngineUnreachable
 from gateway.upstream.supervisor import SupervisorStatus, SupervisorUnreachable
 
 URL = "http://127.0.0.1:1"
@@ -27,7 +28,7 @@ def spec(**record: Any) -> ModelSpec:
 
 @dataclass
 class ScriptedEngine:
-    """Healthy or not, probe by probe; the last word holds."""
+    """Probe by probe: ``+`` healthy, ``-`` not, ``0`` nobody there, ``t`` too late; the last word holds."""
 
     script: str
     probes: int = 0
@@ -38,8 +39,15 @@ class ScriptedEngine:
 
     async def healthy(self, url: str, timeout_s: float) -> None:
         self.probes += 1
-        if next(self._words) != "+":
-            raise ModelUnavailable("no answer")
+        match next(self._words):
+            case "+":
+                return
+            case "0":
+                raise EngineUnreachable("nobody there")
+            case "t":
+                raise EngineTimeout("no answer in time")
+            case _:
+                raise ModelUnavailable("no answer")
 
 
 @dataclass
@@ -49,7 +57,7 @@ class ScriptedSupervisor:
     statuses: list[SupervisorStatus]
     stopped_with: float | None = None
 
-    async def status(self) -> SupervisorStatus:
+    async def status(self, *, memory: bool = False) -> SupervisorStatus:
         return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
 
     async def start(self) -> SupervisorStatus:
@@ -173,6 +181,83 @@ async def test_start_without_progress_fails_and_one_with_progress_does_not() -> 
     with pytest.raises(EngineTimeout, match="made no progress for 1e-09 s while loading"):
         await supervised(record, ScriptedEngine("-"), ScriptedSupervisor([status()])).start(lambda _: None)
     await supervised(record, ScriptedEngine("-" * 50 + "+"), ScriptedSupervisor(slow)).start(lambda _: None)
+
+
+async def test_line_that_differs_in_its_time_alone_is_no_progress() -> None:
+    waits = [status(lines=(f"2026-11-23T20:{minute}:00 waiting for shard",)) for minute in range(10, 60)]
+    record = spec(timeouts={"start_s": 1e-9})
+
+    with pytest.raises(EngineTimeout, match="made no progress"):
+        await supervised(record, ScriptedEngine("-" * 49 + "+"), ScriptedSupervisor(waits)).start(
+            lambda _: None
+        )
+
+
+async def test_start_survives_a_supervisor_that_misses_a_question() -> None:
+    class Deaf(ScriptedSupervisor):
+        asked = 0
+
+        async def status(self, *, memory: bool = False) -> SupervisorStatus:
+            self.asked += 1
+            if self.asked % 2 == 0:
+                raise SupervisorUnreachable(URL, "timed out")
+            return await super().status()
+
+    await supervised(spec(), ScriptedEngine("---+"), Deaf([status()])).start(lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("state", "probes", "seen"),
+    [
+        ("running", "+", "answers"),
+        ("running", "t", "busy"),
+        ("running", "0", "loading"),
+        ("stopping", "+", "stopping"),
+        ("stopped", "0", "ended"),
+        ("failed", "0", "ended"),
+    ],
+)
+async def test_supervisors_word_and_the_probe_make_the_condition(
+    state: str, probes: str, seen: Condition
+) -> None:
+    control = supervised(spec(), ScriptedEngine(probes), ScriptedSupervisor([status(state)]))
+
+    assert await control.condition(1.0) == seen
+    assert control.available
+
+
+class Away(ScriptedSupervisor):
+    """A supervisor that cannot be reached."""
+
+    async def status(self, *, memory: bool = False) -> SupervisorStatus:
+        raise SupervisorUnreachable(URL, "cannot be reached")
+
+    async def stop(self, grace_s: float | None = None) -> SupervisorStatus:
+        raise SupervisorUnreachable(URL, "cannot be reached")
+
+
+@pytest.mark.parametrize(("probes", "seen"), [("+", "answers"), ("t", "busy"), ("0", "ended")])
+async def test_engine_without_its_supervisor_is_judged_by_its_probe(probes: str, seen: Condition) -> None:
+    control = supervised(spec(), ScriptedEngine(probes), Away([]))
+
+    assert await control.condition(1.0) == seen
+    assert not control.available
+
+
+async def test_container_that_was_stopped_from_outside_is_gone() -> None:
+    await supervised(spec(), ScriptedEngine("0"), Away([])).stop(force=False)
+
+
+async def test_engine_that_answers_without_its_supervisor_cannot_be_stopped() -> None:
+    with pytest.raises(ModelUnavailable, match="still answers, but its supervisor cannot be reached"):
+        await supervised(spec(), ScriptedEngine("+"), Away([])).stop(force=False)
+
+
+async def test_engine_that_survives_its_kill_is_an_error() -> None:
+    supervisor = ScriptedSupervisor([status("stopping"), status("failed", reason="process 7 is still there")])
+
+    with pytest.raises(EngineError, match="could not be ended: process 7 is still there"):
+        await supervised(spec(), ScriptedEngine("-"), supervisor).stop(force=True)
 
 
 @pytest.mark.parametrize(("force", "grace_s"), [(False, 40.0), (True, 1.0)])

@@ -98,6 +98,105 @@ def test_every_problem_is_reported_at_once_with_its_path(tmp_path: Path) -> None
         assert expected in found
 
 
+def owned(name: str, memory: str, **more: object) -> dict[str, object]:
+    return {"id": name, "family": "chatml", "command": ["engine", "{port}"], "memory": memory} | more
+
+
+@pytest.mark.parametrize(
+    ("devices", "models", "expected"),
+    [
+        (
+            [{"id": "gpu0", "memory": "11GiB"}, {"id": "gpu0", "memory": "24GiB"}],
+            [owned("a", "1GiB", device="gpu0")],
+            "devices[1].id: the name `gpu0` is taken already, by devices[0].id",
+        ),
+        (
+            [{"id": "gpu0", "memory": "11GiB"}],
+            [owned("a", "10GiB"), owned("b", "12GiB")],
+            "models[1].memory: 12.0GiB is more than its device `gpu0` has, 11.0GiB",
+        ),
+        (
+            [{"id": "gpu0", "memory": "11GiB"}, {"id": "gpu1", "memory": 8_000_000_000}],
+            [owned("a", "10GiB", device="gpu0"), owned("b", "10GiB", device="gpu1")],
+            "models[1].memory: 10.0GiB is more than its device `gpu1` has, 7.5GiB",
+        ),
+        (
+            [{"id": "gpu0", "memory": "11GiB"}, {"id": "gpu1", "memory": "11GiB"}],
+            [owned(n, "6GiB", device="gpu0", pinned=True) for n in "ab"]
+            + [owned("c", "6GiB", device="gpu1", pinned=True), owned("d", "6GiB", device="gpu0")],
+            (
+                "models: the pinned models of `gpu0` (a, b) need 12.0GiB together, and it has 11.0GiB: "
+                "unpin one, or declare more memory"
+            ),
+        ),
+    ],
+    ids=["device-twice", "larger-than-the-device", "larger-than-its-own-device", "pinned-together"],
+)
+def test_what_cannot_fit_its_device_is_refused(
+    tmp_path: Path, devices: list[object], models: list[object], expected: str
+) -> None:
+    assert problems(tmp_path, {"devices": devices, "models": models}) == [expected]
+
+
+def test_models_and_pinned_models_that_just_fit_are_accepted(tmp_path: Path) -> None:
+    models = [owned("a", "5GiB", pinned=True), owned("b", "6GiB", pinned=True), owned("c", "11GiB")]
+    raw = {"devices": [{"id": "gpu0", "memory": "11GiB"}], "models": models}
+    assert len(load_registry(written(tmp_path, raw)).models) == 3
+
+
+@pytest.mark.parametrize("key", ["url", "supervisor"])
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [
+        ("http://engine:0", "'0'"),
+        ("http://engine:65536/v1", "'65536'"),
+        ("https://[::1]:99999", "'99999'"),
+        ("http://user:secret@engine:-1", "'-1'"),
+        ("http://engine:http", "'http'"),
+    ],
+)
+def test_port_that_does_not_exist_is_refused(tmp_path: Path, key: str, address: str, port: str) -> None:
+    model = SMALLEST | {"supervisor": "http://127.0.0.1:9000"} | {key: address}
+    expected = f"models[0].{key}: has the port {port}; a port is a number from 1 to 65535"
+    assert problems(tmp_path, {"models": [model]}) == [expected]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://engine", "http://engine:1/", "https://[::1]:65535/v1", "http://[::1]", "http://u:p@h:80"],
+)
+def test_port_that_may_exist_is_accepted(tmp_path: Path, address: str) -> None:
+    assert load_registry(written(tmp_path, {"models": [SMALLEST | {"url": address}]})).models
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pinned", True),
+        ("preload", True),
+        ("idle_timeout_s", 60),
+        ("memory", "10GiB"),
+        ("device", "gpu0"),
+    ],
+)
+def test_key_without_effect_on_an_engine_of_somebody_else_is_refused(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    devices = [{"id": "gpu0", "memory": "11GiB"}]
+    ours = SMALLEST | {"supervisor": "http://127.0.0.1:9000", "memory": "10GiB", key: value}
+    assert load_registry(written(tmp_path, {"devices": devices, "models": [ours]})).models
+    (found,) = problems(tmp_path, {"devices": devices, "models": [SMALLEST | {key: value}]})
+    assert found == (
+        f"models[0].{key}: has no effect: with `url` alone somebody else starts and stops the engine; "
+        "add `supervisor`, or leave it out"
+    )
+
+
+def test_a_switch_that_is_off_may_stand_at_an_engine_of_somebody_else(tmp_path: Path) -> None:
+    model = SMALLEST | {"pinned": False, "preload": False, "memory": None}
+    assert load_registry(written(tmp_path, {"models": [model]})).models
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -14,6 +14,7 @@ from gateway.scheduler import (
     Grant,
     Left,
     LoadAsked,
+    NeighbourUses,
     Refuse,
     Start,
     Started,
@@ -161,7 +162,9 @@ def test_preloads_are_those_that_fit_together_pinned_first() -> None:
         model("b", 8, preload=True, pinned=True),
         model("c", 4, preload=True),
     ]
-    assert Desk(fleet).say(0, Tick()) == [Start("b"), Start("c")]
+    desk = Desk(fleet, begun=False)
+    assert desk.say(0, NeighbourUses("gpu", 0)) == []  # only a Tick begins them
+    assert desk.say(0, Tick()) == [Start("b"), Start("c")]
 
 
 def test_an_idle_model_is_stopped_after_its_time_out_unless_it_is_pinned() -> None:

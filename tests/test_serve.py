@@ -25,9 +25,10 @@ from harness import (
     start_gateway,
     until,
 )
+from pydantic import SecretStr
 
 from gateway.auth import PUBLIC_PATHS
-from gateway.cli import load_registry
+from gateway.cli import _hints, load_registry
 from gateway.config import Settings
 from gateway.main import create_app
 
@@ -125,6 +126,69 @@ def test_every_route_but_the_public_ones_is_behind_the_key(tmp_path: Path) -> No
         assert {path for path, code in status.items() if code != 401} == PUBLIC_PATHS
     finally:
         running.stop()
+
+
+def test_without_keys_only_this_machine_may_ask_and_no_foreign_web_page(tmp_path: Path) -> None:
+    registry = {"models": [model("http://127.0.0.1:1", aliases=["team/echo"])]}
+    running = start_gateway(tmp_path, registry)
+    rebound, foreign = {"host": "rebound.example"}, {"origin": "https://page.example"}
+    try:
+        refused = [httpx.get(running.url + "/v1/models", headers=found) for found in (rebound, foreign)]
+        assert [answer.status_code for answer in refused] == [403, 403]
+        assert {answer.json()["error"]["type"] for answer in refused} == {"forbidden"}
+        assert httpx.get(running.url + "/health", headers=rebound | foreign).status_code == 200
+        assert httpx.get(running.url + "/v1/models", headers={"origin": running.url}).status_code == 200
+        probes = {path: httpx.head(running.url + path) for path in ("/health", "/ready")}
+        assert {path: answer.status_code for path, answer in probes.items()} == {
+            "/health": 200,
+            "/ready": 503,
+        }
+        assert [answer.content for answer in probes.values()] == [b"", b""]
+        slashed = httpx.get(running.url + "/v1/models/")
+        assert (slashed.status_code, slashed.json()["error"]["type"]) == (404, "model_not_found")
+        for method, verb in (("POST", "load"), ("POST", "unload"), ("GET", "logs")):
+            answer = httpx.request(method, f"{running.url}/v1/models/team/echo/{verb}")
+            assert (answer.status_code, "somebody else" in answer.text) == (422, True)
+        lost = httpx.get(f"{running.url}/v1/models/{'x' * 5000}")
+        assert (lost.status_code, len(lost.content) < 500) == (404, True)
+        named = {"model_id": "x" * 5000, "inputs": "hello"}
+        lost = httpx.post(f"{running.url}/v1/generate", json=named)
+        assert (lost.status_code, len(lost.content) < 500) == (404, True)
+    finally:
+        running.stop()
+
+
+@pytest.mark.parametrize("settings", [{"api_key": "k"}, {"allow_anonymous": "true"}])
+def test_with_a_lock_any_name_of_the_gateway_will_do(tmp_path: Path, settings: dict[str, str]) -> None:
+    running = start_gateway(tmp_path, {"models": [model("http://127.0.0.1:1")]}, **settings)
+    headers = {"host": "gateway.example", "origin": "https://page.example", "authorization": "Bearer k"}
+    try:
+        assert httpx.get(running.url + "/v1/models", headers=headers).status_code == 200
+    finally:
+        running.stop()
+
+
+def test_unusable_run_dir_is_said_in_one_sentence(tmp_path: Path) -> None:
+    config = str(write_registry(tmp_path, model("http://127.0.0.1:1")))
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+
+    refused = run("serve", config=config, port="0", run_dir=str(tmp_path / "taken"))
+
+    assert refused.returncode == 1
+    assert f"GATEWAY_RUN_DIR={tmp_path / 'taken'} cannot be used" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(("key", "shown"), [("secret", 3), (None, 0)])
+def test_hints_ask_for_the_key_when_the_gateway_does(tmp_path: Path, key: str | None, shown: int) -> None:
+    config = write_registry(tmp_path, model("http://127.0.0.1:1"), model("http://127.0.0.1:2", id="other"))
+    settings = Settings(config=config, api_key=None if key is None else SecretStr(key))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        hints = _hints(settings, listener)
+
+    assert hints.count('-H "Authorization: Bearer $GATEWAY_API_KEY"') == shown
+    assert "secret" not in hints
 
 
 def test_gateway_refuses_to_listen_beyond_loopback_without_a_key(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class Supervised:
         def said() -> re.Match[str] | None:
             return next((hit for line in self.status()["lines"] if (hit := re.search(pattern, line))), None)
 
-        return wait_until(said, timeout_s).group(1)
+        return str(wait_until(said, timeout_s).group(1))
 
     def follow(self, path: str) -> http.client.HTTPResponse:
         connection = self.connect()
@@ -317,8 +317,22 @@ def test_memory_is_that_of_all_processes(supervise: Supervise) -> None:
     size = 40_000_000
     s = supervise(f"import os\nif os.fork() == 0: held = b'x' * {size}\nheld2 = b'y' * {size}\n" + SLEEP)
     s.start()
-    assert wait_until(lambda: (s.status()["memory_bytes"] or 0) > 1.9 * size)
-    assert s.status()["memory_bytes"] < 4 * size
+
+    def measured() -> int:
+        return s.call("GET", "/status?memory=1")[1]["memory_bytes"] or 0
+
+    assert wait_until(lambda: measured() > 1.9 * size)
+    assert measured() < 4 * size
+
+
+def test_memory_is_measured_only_when_asked_for(supervise: Supervise) -> None:
+    s = supervise(SLEEP)
+    assert s.call("GET", "/status?memory=1")[1]["memory_bytes"] is None
+    assert s.start()["memory_bytes"] is None
+    assert s.call("GET", "/status?memory=1")[1]["memory_bytes"] > 0
+    for path in ("/status", "/status?memory=0", "/status?memory="):
+        assert s.call("GET", path)[1]["memory_bytes"] is None
+    assert next(events_of(s.follow("/events?memory=1")))["memory_bytes"] is None
 
 
 def test_an_engine_that_wants_the_supervisors_port_shows_its_own_error(supervise: Supervise) -> None:
@@ -598,6 +612,37 @@ def test_a_body_without_a_length_is_refused(one: Supervised) -> None:
     assert (code, json.loads(answer)["error"]["type"]) == (411, "invalid_request")
 
 
+@pytest.mark.parametrize(
+    ("printed", "kept"),
+    [
+        (b"\x1b[1;31mred\x1b[0m", "red"),
+        (b"\x1b[?25l\x1b[>4;2mhide\x1b[2 q", "hide"),
+        (b"\x1b]0;title\x07after", "after"),
+        (b"\x1b]52;c;cm0gLXJm\x1b\\after", "after"),
+        (b"\x1bPq#0\x1b\\after\x1b_x\x1b\\", "after"),
+        (b"\x1b]0;never ended", "0;never ended"),
+        (b"\x1b(B\x1b7saved\x1b8\x1bc\x1b", "saved"),
+        (b"a\x00b\x07c\x08d\x0be\x0cf\x7fg\x1ah", "abcdefgh"),
+        (b"\xc2\x9b31mred\xc2\x9d0;title\xc2\x9cx\xc2\x85y", "redxy"),
+        (b"\x1b[\x1b[31m31mnested", "31mnested"),
+        ("tab\there, \u4f60\u597d \xe9".encode(), "tab\there, \u4f60\u597d \xe9"),
+        (b"\x9b31m", "\ufffd31m"),
+    ],
+)
+def test_a_line_is_kept_without_what_a_terminal_would_obey(printed: bytes, kept: str) -> None:
+    text = supervisor.CONTROL.sub("", printed.decode("utf-8", "replace"))
+    assert text == kept
+
+
+def test_the_log_and_stderr_have_no_terminal_control_sequences(supervise: Supervise) -> None:
+    lines = b"\x1b]0;t\x07one\n\x1b[2J\n\x1b[31mtwo\x1b[0m\x08\n\tthree\n"
+    s = supervise(f"import os; os.write(1, {lines!r});" + SLEEP)
+    s.start()
+    s.until_said("(up)")
+    assert s.status()["lines"] == ["one", "two", "\tthree", "up"]
+    assert s.raw("GET", "/logs")[1] == s.stderr.read_bytes() == b"one\ntwo\n\tthree\nup\n"
+
+
 def test_secrets_are_masked_in_the_command_and_in_the_log(supervise: Supervise) -> None:
     engine = "import os, sys; print(sys.argv, sorted(os.environ.items()), flush=True);" + SLEEP
     arguments = [
@@ -609,7 +654,10 @@ def test_secrets_are_masked_in_the_command_and_in_the_log(supervise: Supervise) 
         "--x",
         "KEY=12345678",
     ]
-    s = supervise([sys.executable, "-c", engine, *arguments], env={"MY_API_KEY": "from-the-environment"})
+    s = supervise(
+        [sys.executable, "-c", engine, *arguments],
+        env={"MY_API_KEY": "from-the-environment", "GATEWAY_HOST": "the-gateways-own"},
+    )
     s.start()
     s.until_said("(up)")
     shown = ["--api-key", "***", "--hf-token=***", "--max-total-tokens", "4096", "--x", "KEY=***"]
@@ -622,6 +670,8 @@ def test_secrets_are_masked_in_the_command_and_in_the_log(supervise: Supervise) 
         "from-the-environment",
         TOKEN,
         "SUPERVISOR_TOKEN",
+        "GATEWAY_",
+        "the-gateways-own",
     ):
         assert secret not in everything
     assert "4096" in s.stderr.read_text()
@@ -640,9 +690,9 @@ def run_briefly(*options: str, token: str = "") -> subprocess.CompletedProcess[s
 @pytest.mark.parametrize(
     ("options", "token", "said"),
     [
-        (["--listen", "0.0.0.0:0", "--", "true"], "", "a token is needed to listen on 0.0.0.0"),
-        (["--listen", "[::]:0", "--", "true"], "", "a token is needed to listen on [::]"),
-        (["--listen", "engine:0", "--", "true"], "", "a token is needed to listen on engine"),
+        (["--listen", "0.0.0.0:0", "--", "true"], "", "a token is needed on 0.0.0.0"),
+        (["--listen", "[::]:0", "--", "true"], "", "a token is needed on [::]"),
+        (["--listen", "engine:0", "--", "true"], "", "a token is needed on engine"),
         (["--listen", "127.0.0.1:0"], "t", "a command after --"),
         (["--listen", "8080", "--", "true"], "t", "--listen HOST:PORT"),
         (["--listen", "127.0.0.1:0", "--grace-s", "nan", "--", "true"], "t", "a grace of 0 to 3600 s"),

@@ -54,6 +54,10 @@ def alive(pid: int) -> bool:
         return False
 
 
+def environment_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 async def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -98,7 +102,9 @@ async def test_a_child_is_started_watched_and_stopped(start_child: Spawn, http: 
     ready = await until(client, lambda status: status.phase == "ready")
     assert ready.pid is not None
     assert alive(ready.pid)
-    assert (ready.memory_bytes or 0) > 1_000_000
+    assert ready.memory_bytes is None
+    assert (await client.status()).memory_bytes is None
+    assert ((await client.status(memory=True)).memory_bytes or 0) > 1_000_000
 
     assert (await client.stop(grace_s=0.2)).state == "stopping"
     stopped = await until(client, lambda status: status.state == "stopped")
@@ -106,7 +112,7 @@ async def test_a_child_is_started_watched_and_stopped(start_child: Spawn, http: 
     assert stopped.exit_signal == signal.SIGTERM
 
 
-async def test_the_engine_gets_environment_and_folder_unchanged(
+async def test_the_engine_gets_its_environment_and_the_gateways_folder(
     start_child: Spawn, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     child = await start_child(env={**os.environ, "MODEL": "qwen2-7b"}, log_path=tmp_path / "engine.log")
@@ -115,6 +121,25 @@ async def test_the_engine_gets_environment_and_folder_unchanged(
     await until(client, lambda status: status.phase == "ready")
     assert await client.logs(tail=1) == [f"phase=ready qwen2-7b {Path.cwd()}"]
     await wait_until(lambda: "qwen2-7b" in (tmp_path / "engine.log").read_text())
+
+
+@pytest.mark.parametrize("handed", [True, False], ids=["handed in", "inherited"])
+async def test_the_engine_gets_nothing_of_the_gateways_own(
+    start_child: Spawn, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, handed: bool
+) -> None:
+    own = {"GATEWAY_API_KEYS": "k", "GATEWAY_HOST": "h", "SUPERVISOR_TOKEN": "t", "MODEL": "m"}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    child = await start_child(
+        "import os, time; print('phase=ready', *os.environ, flush=True); time.sleep(600)",
+        env={**os.environ} if handed else None,
+    )
+    client = SupervisorClient(http, child.url, child.token)
+    await client.start()
+    await until(client, lambda status: status.phase == "ready")
+    (line,) = await client.logs(tail=1)
+    assert own.keys() & set(line.split()) == {"MODEL"}
+    assert b"GATEWAY_" not in environment_of(child.pid)
 
 
 async def test_a_stop_ends_even_an_engine_that_does_not_want_to(
@@ -197,6 +222,18 @@ async def test_a_supervisor_that_does_not_come_up_is_said_with_the_models_name(t
     with pytest.raises(ModelUnavailable, match="qwen2"):
         await spawn([], name="qwen2", log_path=tmp_path / "log")
     assert "a command after --" in (tmp_path / "log").read_text()
+
+
+async def test_a_spawn_that_the_system_refuses_is_said_with_the_models_name_and_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelUnavailable, match=r"qwen2.*Is a directory"):
+        await spawn(["true"], name="qwen2", log_path=tmp_path)
+    with pytest.raises(ModelUnavailable, match=r"qwen2.*Argument list too long"):
+        await spawn(["x" * 4_000_000], name="qwen2")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(ModelUnavailable, match=r"qwen2.*No such file or directory: '/nowhere/python'"):
+        await spawn(["true"], name="qwen2")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ async def messages(request: Request, body: MessagesBody) -> Response:
     events = _events(reply, pieces)
     head = await until_left(request, anext(events))
     headers = {"x-gateway-model": spec.id} | reply.headers
-    return EventStream(events, headers, stream_limit_s(spec.timeouts), head)
+    return EventStream(head, events, headers, stream_limit_s(spec.timeouts))
 
 
 async def count_tokens(request: Request, body: CountBody) -> Response:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gateway.api.bodies import NonEmptyName
 from gateway.api.context import Envelope
 from gateway.errors import GatewayError, InvalidRequest, NotSupported
 from gateway.generation import GenerationRequest
@@ -85,7 +86,7 @@ class CountBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    model: str = Field(min_length=1, description="model or alias")
+    model: NonEmptyName = Field(description="model or alias")
     messages: tuple[Turn, ...] = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
@@ -179,6 +180,7 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
 
 _KINDS: Final = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",

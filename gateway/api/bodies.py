@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from gateway.errors import InvalidJson, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from gateway.fields import did_you_mean, names_at
@@ -22,6 +22,20 @@ from gateway.parameters import HINTS, Parameters
 
 Body = TypeVar("Body", bound=BaseModel)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+MAX_NAME = 128
+"""No alias can be longer."""
+_SHOWN = 80
+
+
+def cut_name(name: str) -> str:
+    """``name``, or the beginning of what is too long to be one: it will be in an error message."""
+    return name if len(name) <= MAX_NAME else f"{name[:_SHOWN]}…"
+
+
+Name = Annotated[str, AfterValidator(cut_name)]
+"""A name that a client gives for a model or a scenario."""
+NonEmptyName = Annotated[str, Field(min_length=1), AfterValidator(cut_name)]
 
 
 class BodyRoute(APIRoute):
@@ -47,19 +61,24 @@ def _with_body(
     endpoint: Callable[..., Awaitable[Response]], body_type: type[BaseModel], *, optional: bool
 ) -> Handler:
     async def handle(request: Request) -> Response:
-        raw = await read_body(request, request.app.state.services.settings.max_body_bytes)
-        if optional and not raw:
-            return await endpoint(request, body=None)
-        _check_content_type(request.headers.get("content-type"))
-        return await endpoint(request, body=parse(raw, body_type))
+        return await endpoint(request, body=await _body_of(request, body_type, optional=optional))
 
     return handle
+
+
+async def _body_of(request: Request, body_type: type[Body], *, optional: bool) -> Body | None:
+    """The validated body. The bytes are gone when the endpoint, which may wait for long, runs."""
+    raw = await read_body(request, request.app.state.services.settings.max_body_bytes)
+    if optional and not raw:
+        return None
+    _check_content_type(request.headers.get("content-type"))
+    return parse(raw, body_type)
 
 
 def _check_content_type(value: str | None) -> None:
     kind = (value or "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        got = f"`{value}`" if value else "none"
+        got = f"`{cut_name(value)}`" if value else "none"
         hint = "Send the header `Content-Type: application/json`."
         raise UnsupportedMediaType(f"The body must be JSON, but its content type is {got}.", hint=hint)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
 from gateway.answers import Answer, Waiting
+from gateway.api.bodies import Name, NonEmptyName
 from gateway.api.context import error_body, json_response, request_id_of
 from gateway.api.receipts import ReceiptBody, receipt_body, receipt_headers, waiting_comment
 from gateway.api.services import services_of
@@ -38,9 +39,7 @@ class PromptBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model_id: str | None = Field(
-        None, min_length=1, description="model or alias; left out: the default model"
-    )
+    model_id: NonEmptyName | None = Field(None, description="model or alias; left out: the default model")
     inputs: str | None = Field(None, min_length=1, description="the text; instead of messages")
     messages: tuple[MessageBody, ...] | None = Field(
         None,
@@ -49,7 +48,7 @@ class PromptBody(BaseModel):
         strict=False,
         description="a conversation; instead of inputs",
     )
-    scenario: str | None = Field(
+    scenario: Name | None = Field(
         None, description="qa, summary, rewrite, general (default), raw, or your own"
     )
     language: Language | None = Field(None, description="language of the scenario; left out: that of inputs")
@@ -127,8 +126,9 @@ async def generate(request: Request, body: GenerateBody) -> Response:
     generation = await until_left(request, line.start(asked))
     request.state.log = {"model": generation.spec.id}
     events = _events(generation, body, request)
+    head = await until_left(request, anext(events))
     limit_s = stream_limit_s(generation.spec.timeouts)
-    return EventStream(events, {"x-gateway-model": generation.spec.id}, limit_s)
+    return EventStream(head, events, {"x-gateway-model": generation.spec.id}, limit_s)
 
 
 async def render_prompt(request: Request, body: RenderBody) -> Response:
@@ -213,24 +213,29 @@ def _answer_body(answer: Answer, request: Request) -> dict[str, Any]:
 
 
 async def _events(generation: Generation, body: GenerateBody, request: Request) -> AsyncGenerator[bytes]:
-    """The body of a stream. From here on an error is one event, and the end."""
-    index = 0
+    """The body of a stream. A failure before its first chunk is raised; a later one is its last event."""
+    index, begun = 0, False
     waited = generation.waits
     try:
         async with aclosing(generation.events()) as events:
             async for event in events:
+                chunk = b""
                 if isinstance(event, Waiting):
-                    yield _waiting(event, body.events)
-                    continue
-                if waited and body.events:
-                    yield encode_event("ready", to_json({"model_id": generation.spec.id}))
-                waited = False
+                    chunk = _waiting(event, body.events)
+                elif waited and body.events:
+                    chunk = encode_event("ready", to_json({"model_id": generation.spec.id}))
+                waited = waited and isinstance(event, Waiting)
                 if isinstance(event, Answer):
-                    yield encode_event("done", to_json(_answer_body(event, request)))
-                elif not event.special:
+                    chunk += encode_event("done", to_json(_answer_body(event, request)))
+                elif isinstance(event, Token) and not event.special:
                     index += 1
-                    yield _token(index, event)
+                    chunk += _token(index, event)
+                if chunk:
+                    begun = True
+                    yield chunk
     except GatewayError as error:
+        if not begun:
+            raise
         yield encode_event("error", to_json(error_body(error, request_id_of(request))))
     finally:
         await generation.aclose()

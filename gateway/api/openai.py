@@ -95,7 +95,7 @@ async def _answer(
     events = _events(reply, Stream(reply, len(choices), body.stream_options.include_usage), pieces)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(reply.spec.timeouts)
-    return EventStream(events, {"x-gateway-model": reply.spec.id}, limit_s, head)
+    return EventStream(head, events, {"x-gateway-model": reply.spec.id}, limit_s)
 
 
 async def _whole(request: Request, reply: Reply, choices: int, pieces: AsyncGenerator[Piece]) -> Response:

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.api.bodies import Name
 from gateway.config import ModelSpec
 from gateway.errors import InvalidRequest, NotSupported
 from gateway.generation import GenerationRequest
@@ -77,7 +78,7 @@ class StreamOptions(_Body):
 class SamplingBody(_Body):
     """What chat and text completions have in common. user, metadata and store are ignored."""
 
-    model: str | None = Field(None, description="model or alias; left out, tgi or dummy: the default one")
+    model: Name | None = Field(None, description="model or alias; left out, tgi or dummy: the default one")
     max_tokens: int | None = Field(None, gt=0, le=U32_MAX, description="at most this many tokens")
     temperature: float | None = Field(None, ge=0, le=2, description="0 takes the likeliest token each time")
     top_p: float | None = Field(None, ge=0, le=1, description="1 switches it off")
@@ -96,7 +97,9 @@ class SamplingBody(_Body):
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="how many answers, generated side by side")
     stream: bool = Field(False, description="send chunks as server-sent events")
     stream_options: StreamOptions = Field(StreamOptions(), description="for streams")
-    scenario: str | None = Field(None, description="ours: applied to the last user message, or to the prompt")
+    scenario: Name | None = Field(
+        None, description="ours: applied to the last user message, or to the prompt"
+    )
     logit_bias: Annotated[Any, _only({}, why="engines cannot weigh single tokens", hint=_LEAVE_OUT)] = Field(
         None, description="empty only"
     )

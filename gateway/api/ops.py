@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,11 +12,13 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
+from gateway.api.bodies import cut_name
 from gateway.api.context import json_response
 from gateway.api.services import Services, services_of
-from gateway.api.streams import EventStream
+from gateway.api.streams import EventStream, until_left
 from gateway.config import ModelSpec
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.events import ModelEvent
 from gateway.wire.sse import encode_comment, encode_event
 
 MAX_TAIL = 2000
@@ -95,11 +98,19 @@ def _tail(request: Request) -> int:
 async def events(request: Request) -> Response:
     """Every transition of every model, as server-sent events `model`."""
     services = services_of(request)
-    return EventStream(_transitions(services), {})
+    changes = _transitions(services)
+    head = await until_left(request, anext(changes))
+    return EventStream(head, changes, {})
 
 
 def _spec(request: Request) -> ModelSpec:
-    return services_of(request).generations.spec(str(request.path_params["model_id"]))
+    return services_of(request).generations.spec(_name(request))
+
+
+def _name(request: Request) -> str:
+    if name := cut_name(str(request.path_params["model_id"])):
+        return name
+    raise ModelNotFound("The path names no model.", hint="Use /v1/models/{model_id}.")
 
 
 def _must_be_managed(spec: ModelSpec) -> None:
@@ -146,10 +157,29 @@ def _model(services: Services, spec: ModelSpec) -> dict[str, Any]:
 
 
 async def _transitions(services: Services) -> AsyncGenerator[bytes]:
-    for spec in services.registry.models:
-        view = services.manager.view(spec.id)
-        now = {"model_id": spec.id, "state": view.state.value, "at": round(time.time(), 3)}
-        yield encode_event("model", to_json(now))
+    """The states as they are, in one piece, then every change; nothing is missed between the two."""
     async with aclosing(services.manager.events.listen(services.settings.heartbeat_s)) as heard:
+        first = asyncio.ensure_future(anext(heard, None))
+        try:
+            await asyncio.sleep(0)  # it listens from its first step on
+            yield _states(services)
+            yield _change(await first)
+        finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
         async for event in heard:
-            yield encode_comment("") if event is None else encode_event("model", to_json(event))
+            yield _change(event)
+
+
+def _states(services: Services) -> bytes:
+    at = round(time.time(), 3)
+    views = [services.manager.view(spec.id) for spec in services.registry.models]
+    rows = [
+        {"model_id": spec.id, "state": view.state.value, "at": at}
+        for spec, view in zip(services.registry.models, views, strict=True)
+    ]
+    return b"".join(encode_event("model", to_json(row)) for row in rows)
+
+
+def _change(event: ModelEvent | None) -> bytes:
+    return encode_comment("") if event is None else encode_event("model", to_json(event))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import TypeVar
@@ -12,6 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.config import Timeouts
+
+logger = logging.getLogger("gateway.streams")
 
 UNREAD_S = 60.0
 """Beyond all that an answer may take, a client has this long to read the rest of it."""
@@ -51,17 +54,18 @@ async def until_left(request: Request, work: Awaitable[Result]) -> Result:
 class EventStream(Response):
     """Streams chunks as they come. Closes the source at once when the client leaves, and always.
 
+    ``head`` is the first of ``chunks``, which the handler has read: closing a generator that has not begun
+    runs none of its ``finally``, and what is refused before the first chunk keeps its own status.
     ``limit_s`` bounds the whole answer in seconds: a client that stops reading, but keeps its connection,
-    would otherwise hold its place for ever. ``head`` is what has been read of ``chunks`` already, by a
-    handler that wanted to know whether there is an answer at all.
+    would otherwise hold its place for ever.
     """
 
     def __init__(
         self,
+        head: bytes,
         chunks: AsyncGenerator[bytes],
         headers: Mapping[str, str],
         limit_s: float | None = None,
-        head: bytes = b"",
     ) -> None:
         super().__init__(headers={**SSE_HEADERS, **headers})
         self._chunks = chunks
@@ -73,17 +77,21 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._chunks):
             with _cancelled_when_left(receive) as left:
+                clock = asyncio.timeout(self._limit_s)
                 try:
-                    async with asyncio.timeout(self._limit_s):
+                    async with clock:
                         await self._send(send)
+                except TimeoutError:
+                    if not clock.expired():
+                        raise
+                    logger.warning("stream cut off: not read to its end within %g s", self._limit_s)
                 except asyncio.CancelledError:
                     if not left.is_set():
                         raise
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if self._head:
-            await send({"type": "http.response.body", "body": self._head, "more_body": True})
+        await send({"type": "http.response.body", "body": self._head, "more_body": True})
         async for chunk in self._chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -16,6 +16,7 @@ from fastapi import Request, Response
 
 from gateway import parameters as rules
 from gateway.answers import Answer, Waiting
+from gateway.api.bodies import cut_name
 from gateway.api.context import json_response
 from gateway.api.receipts import receipt_headers, waiting_comment
 from gateway.api.services import Services, services_of
@@ -122,11 +123,12 @@ def _spec(request: Request, named: str | None = None) -> ModelSpec:
     services = services_of(request)
     in_path = request.path_params.get("model_id")
     name = request.headers.get(MODEL_HEADER) or named if in_path is None else in_path.strip("/")
+    name = cut_name(name or "")
     if name and services.registry.resolve(name) is not None:
         return services.generations.spec(name)
     if in_path is not None:
-        _check_path(request, name or "")
-    return services.generations.spec(None if name in DEFAULT_NAMES else name)
+        _check_path(request, name)
+    return services.generations.spec(None if name in DEFAULT_NAMES else name or None)
 
 
 def _check_path(request: Request, name: str) -> None:
@@ -217,26 +219,35 @@ async def _stream(request: Request, body: TgiBody, *, full_text: bool = False) -
     request.state.log = {"model": spec.id}
     headers = {"content-type": "text/event-stream", **_compute_headers(body), MODEL_HEADER: spec.id}
     events = _events(generation, details=_details_asked(body))
-    return EventStream(events, headers, stream_limit_s(spec.timeouts))
+    head = await until_left(request, anext(events))
+    return EventStream(head, events, headers, stream_limit_s(spec.timeouts))
 
 
 async def _events(generation: Generation, *, details: bool) -> AsyncGenerator[bytes]:
-    """The body of a stream. The last token and the whole text are one event; an error is one, and the end."""
-    index = 0
+    """The body of a stream. The last token and the whole text are one event.
+
+    A failure before the first chunk is raised; a later one is an event, and the end.
+    """
+    index, begun = 0, False
     final: Token | None = None
     try:
         async with aclosing(generation.events()) as events:
             async for event in events:
                 if isinstance(event, Waiting):
-                    yield waiting_comment(event)
+                    chunk = waiting_comment(event)
                 elif isinstance(event, Answer):
-                    yield _last_event(index if final else index + 1, final or _END, event, details)
+                    chunk = _last_event(index if final else index + 1, final or _END, event, details)
                 else:
                     index += 1
                     final = event if event.last else None
-                    if final is None:
-                        yield _on_one_line(stream_event(index, _token(event), top_tokens=_top(event)))
+                    if final is not None:
+                        continue
+                    chunk = _on_one_line(stream_event(index, _token(event), top_tokens=_top(event)))
+                begun = True
+                yield chunk
     except GatewayError as error:
+        if not begun:
+            raise
         yield _on_one_line(data_event(error_body(error)))
     finally:
         await generation.aclose()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gateway.api.bodies import Name
 from gateway.api.context import Envelope
 from gateway.errors import EngineError, GatewayError, InvalidRequest, Overloaded, WaitTimeout
 from gateway.parameters import Grammar, Parameters
@@ -70,7 +71,7 @@ class TgiChatBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    model: str | None = Field(None, description="model or alias; `tgi` and `dummy`: the default model")
+    model: Name | None = Field(None, description="model or alias; `tgi` and `dummy`: the default model")
     messages: tuple[TgiMessage, ...] = Field(min_length=1, max_length=MAX_MESSAGES, strict=False)
     tools: list[Any] | None = Field(None, max_length=0, description="not rendered here")
 

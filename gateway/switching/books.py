@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from gateway.switching.history import History
+from gateway.switching.places import Places
 from gateway.switching.vocabulary import DevicePolicy, ModelPolicy, ModelView, State
 
 EXACT_SEARCH_UP_TO = 10
@@ -29,6 +30,7 @@ class Request:
     deadline: float | None
     priority: int
     granted_at: float | None = None
+    number: int = 0  # of its place in the queue, in order of arrival
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +41,7 @@ class Model:
     state: State = State.STOPPED
     reason: str | None = None
     waiting: dict[int, Request] = field(default_factory=dict)  # in order of arrival
+    places: Places = field(default_factory=Places)  # of those who wait
     running: dict[int, Request] = field(default_factory=dict)
     history: History = field(default_factory=History)
     wanted_since: float | None = None  # demand without a request: preload, LoadAsked, return to default
@@ -46,6 +49,8 @@ class Model:
     idle_since: float = 0.0
     failures: int = 0  # failed starts and early deaths in a row
     retry_at: float | None = None  # no start before
+    start_began: float | None = None  # of a start that was seen from its beginning, so can be measured
+    told_no_room: bool = False  # it goes without room, which was announced
     stop_failures: int = 0
     stop_again_at: float | None = None
     stop_began: float | None = None  # of an orderly stop, which is worth measuring
@@ -106,6 +111,7 @@ class Model:
 
     def enqueue(self, request: Request) -> None:
         self.waiting[request.id] = request
+        request.number = self.places.take(request.priority)
         self.soonest_due = min(self.soonest_due, request.due)
         if request.deadline is not None:
             self.soonest_deadline = min(self.soonest_deadline, request.deadline)
@@ -114,6 +120,7 @@ class Model:
         """False if it was not waiting."""
         if self.waiting.pop(request.id, None) is None:
             return False
+        self.places.leave(request.priority, request.number)
         left = self.waiting.values()
         if request.due <= self.soonest_due:
             self.soonest_due = min((r.due for r in left), default=math.inf)
@@ -164,15 +171,19 @@ class Device:
         )
         return sum(m.holds_bytes for m in pinned)
 
+    def most_bytes(self, but: Model) -> int:
+        """The most room that there can ever be for it: what pinned residents hold does not come back."""
+        return self.policy.capacity_bytes - self.pinned_bytes(but)
+
     def attainable_bytes(self, but: Model) -> int:
         """The most room that could be made for it now, by evicting everything that may be evicted."""
         stuck = sum(m.holds_bytes for m in self.models if m.stuck and m is not but)
-        return self.policy.capacity_bytes - self.neighbour_bytes - self.pinned_bytes(but) - stuck
+        return self.most_bytes(but) - self.neighbour_bytes - stuck
 
     def note_quiet(self, now: float) -> None:
         moving = (State.STARTING, State.DRAINING, State.STOPPING)
-        busy = any(not m.idle or m.demanded or m.state in moving for m in self.models if m.policy.managed)
-        if busy:
+        ours = [m for m in self.models if m.policy.managed]
+        if any(not m.idle or m.state in moving or (m.demanded and not m.told_no_room) for m in ours):
             self.quiet_since = None
         elif self.quiet_since is None:
             self.quiet_since = now
@@ -180,13 +191,10 @@ class Device:
 
 def room_complaint(device: Device, model: Model, *, due: bool) -> str | None:
     """Why it cannot be placed, with the figures: at once if it never can, when ``due`` if it cannot now."""
-    size, capacity, pinned = (
-        model.footprint_bytes,
-        device.policy.capacity_bytes,
-        device.pinned_bytes(but=model),
-    )
+    size = model.footprint_bytes
     needs = f"{model.policy.id} needs {_gb(size)} on {device.policy.id}"
-    if size > capacity - pinned:
+    if size > device.most_bytes(but=model):
+        capacity, pinned = device.policy.capacity_bytes, device.pinned_bytes(but=model)
         return f"{needs}, which has {_gb(capacity)}, of which pinned models hold {_gb(pinned)}."
     attainable = device.attainable_bytes(but=model)
     if not due or size <= attainable:
@@ -200,13 +208,17 @@ def _gb(size: int) -> str:
 
 
 def want_preloads(device: Device, now: float) -> None:
-    """Of the models to preload, those that fit together: pinned first, then by priority."""
+    """Of the models to preload, those that fit together: pinned first, then by priority.
+
+    Those that are there already, or on their way, need no wish but count.
+    """
     room = device.policy.capacity_bytes
     asked = [m for m in device.models if m.policy.preload and m.policy.managed]
     for model in sorted(asked, key=lambda m: (not m.policy.pinned, -m.policy.priority)):
         if model.footprint_bytes <= room:
             room -= model.footprint_bytes
-            model.wanted_since = now
+            if model.state not in (State.READY, State.STARTING):
+                model.wanted_since = now
 
 
 def cheapest_victims(

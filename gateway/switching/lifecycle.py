@@ -12,6 +12,7 @@ from gateway.switching.vocabulary import (
     Changed,
     Died,
     FootprintLearnt,
+    Found,
     Grant,
     LoadAsked,
     ModelEvent,
@@ -67,7 +68,8 @@ class Lifecycle:
     # Steps that the scheduler orders
 
     def start(self, model: Model, now: float) -> None:
-        model.claim = False
+        model.claim = model.told_no_room = False
+        model.start_began = now
         self.actions.append(Start(model.policy.id))
         self._change(model, State.STARTING, None, now)
 
@@ -98,10 +100,25 @@ class Lifecycle:
             self._change(model, State.STOPPING, reason, now)
 
     def give_up(self, model: Model, message: str, now: float) -> None:
-        """There is no room for it: nobody is left waiting."""
+        """There is no room for it, nor will there be: nobody is left waiting."""
         self.refuse_all(model, "does_not_fit", message, now)
         if model.wanted_since is not None:
-            model.wanted_since = None
+            model.wanted_since, model.told_no_room = None, False
+            self._change(model, model.state, message, now)
+
+    def go_without(self, model: Model, message: str, now: float) -> None:
+        """There is no room for it now. What is to be resident anyway stays wanted; that is said once.
+
+        The figures of the message are kept up to date, but a neighbour that moves is not worth an event.
+        """
+        if not (model.wanted_since is not None and model.policy.comes_back):
+            self.give_up(model, message, now)
+            return
+        if model.soonest_due <= now:
+            self.refuse_all(model, "does_not_fit", message, now)
+        model.claim, model.reason = False, message
+        if not model.told_no_room:
+            model.told_no_room = True
             self._change(model, model.state, message, now)
 
     # Events of its engine, and of its operator
@@ -125,6 +142,23 @@ class Lifecycle:
                 self._load_asked(model, now)
             case UnloadAsked(force=force):
                 self._unload_asked(model, now, force)
+            case Found():
+                self._found(event, model, now)
+
+    def _found(self, event: Found, model: Model, now: float) -> None:
+        """Nothing is measured here: when it began is not known."""
+        if event.state == "ready":
+            self._started(model, now)
+            return
+        if not model.policy.managed or model.state not in (State.STOPPED, State.FAILED):
+            return
+        if event.state == "starting":
+            model.wanted_since = now  # a load under way is finished, whoever asked for it
+            self.start(model, now)
+            model.start_began = None
+        else:
+            self.actions.append(Stop(model.policy.id))
+            self._change(model, State.STOPPING, "was being stopped already", now)
 
     def _learn(self, model: Model, device: Device, learnt: int | None) -> None:
         """What has run on a device fits it, whatever the reading says."""
@@ -137,8 +171,8 @@ class Lifecycle:
             return
         if model.state in (State.READY, State.DRAINING):
             return
-        if model.state is State.STARTING:
-            model.history.load.add(now - model.since)
+        if model.state is State.STARTING and model.start_began is not None:
+            model.history.load.add(now - model.start_began)
         model.wanted_since, model.retry_at, model.claim = None, None, False
         model.ready_since = model.idle_since = now
         self._change(model, State.READY, None, now)
@@ -213,14 +247,14 @@ class Lifecycle:
         if model.state is State.READY or not model.policy.managed:
             model.idle_since = now
             return
-        model.retry_at = None
+        model.retry_at, model.told_no_room = None, False
         if model.wanted_since is None:
             model.wanted_since = now
 
     def _unload_asked(self, model: Model, now: float, force: bool) -> None:
         if not model.policy.managed:
             return
-        model.wanted_since = None
+        model.wanted_since, model.told_no_room = None, False
         self.refuse_all(model, "unloaded", f"{model.policy.id} is being unloaded.", now)
         if model.state is State.STARTING:
             self.cancel_start(model, now, "unload asked")

@@ -1,4 +1,4 @@
-"""When will it be my turn? Estimates from what was measured; None wherever something never was."""
+"""When will it be my turn? Estimates from what was measured; None where one is missing or overdue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from gateway.switching.books import Device, Model, Request
-from gateway.switching.vocabulary import Outlook, Phase, State, SwitchPolicy
+from gateway.switching.vocabulary import Arrived, Outlook, Phase, State, SwitchPolicy
 
 
 def switch_s(model: Model, device: Device) -> float | None:
@@ -15,6 +15,18 @@ def switch_s(model: Model, device: Device) -> float | None:
     others = [m for m in device.models if m is not model and m.policy.managed and m.state is State.READY]
     leave = max((_leave_s(m) or 0.0 for m in others), default=0.0)
     return None if load is None else leave + load
+
+
+def due_of(event: Arrived, model: Model, device: Device, policy: SwitchPolicy, now: float) -> float:
+    """``max_wait_s`` from now; earlier if only so it can be answered before its own deadline."""
+    due = now + policy.max_wait_s
+    if event.deadline is None or model.state is State.READY:
+        return due
+    until_ready_s = switch_s(model, device)
+    if until_ready_s is None:
+        return due
+    latest = event.deadline - until_ready_s - (model.history.service.value or 0.0)
+    return min(due, latest) if latest >= now else due
 
 
 def held_until(resident: Model, policy: SwitchPolicy) -> float:
@@ -34,7 +46,7 @@ def outlook(request: Request, device: Device, policy: SwitchPolicy, now: float) 
     if request.granted_at is not None:
         return Outlook("ready", 0, 0.0)
     model = request.model
-    position = _position(request)
+    position = 1 + model.places.ahead_of(request.priority, request.number)
     ready_s = seconds_until_ready(model, device, policy, now)
     queue_s = _queue_s(model, position)
     eta_s = None if ready_s is None or queue_s is None else ready_s + queue_s
@@ -57,7 +69,8 @@ def seconds_until_ready(model: Model, device: Device, policy: SwitchPolicy, now:
     if load_s is None or not model.policy.managed:
         return None
     if model.state is State.STARTING:
-        return max(0.0, load_s - (now - model.since))
+        left_s = load_s - (now - model.since)
+        return left_s if left_s > 0 else None  # overdue: how long it still takes, nobody knows
     room_s = _seconds_until_room(model, device, policy, now)
     backoff_s = max(0.0, model.retry_at - now) if model.retry_at is not None else 0.0
     return None if room_s is None else max(room_s, backoff_s) + load_s
@@ -115,15 +128,6 @@ def _latest(durations: Iterable[float | None]) -> float | None:
             return None
         latest = max(latest, duration)
     return latest
-
-
-def _position(request: Request) -> int:
-    ahead = 1
-    for other in request.model.waiting.values():
-        if other is request:
-            break
-        ahead += other.priority >= request.priority
-    return ahead
 
 
 def _queue_s(model: Model, position: int) -> float | None:

@@ -39,6 +39,11 @@ class ModelPolicy:
     managed: bool = True
     """False: somebody else runs the engine. It costs no capacity and is never started or stopped."""
 
+    @property
+    def comes_back(self) -> bool:
+        """It is to be resident whether or not anybody asks: a want of room only puts it off."""
+        return self.pinned or self.preload
+
 
 @dataclass(frozen=True, slots=True)
 class DevicePolicy:
@@ -157,11 +162,27 @@ class NeighbourUses:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """Seen at the caller's own start, before the first Tick: the engine of a managed model is not gone.
+
+    It books the memory that is really held and decides nothing; what it allows is decided at the next
+    Tick. ``starting`` is answered by Start, ``stopping`` by Stop: join what is under way, and report its
+    end as usual. Ignored for a model that is known to hold memory already, but for ``ready``, which is
+    then Started.
+    """
+
+    model: str
+    state: Literal["ready", "starting", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed. Harmless at any moment."""
+    """Time has passed. Harmless at any moment; the first one begins the preloads and the timer."""
 
 
-ModelEvent = Started | StartFailed | Stopped | StopFailed | Died | LoadAsked | UnloadAsked | FootprintLearnt
+ModelEvent = (
+    Started | StartFailed | Stopped | StopFailed | Died | LoadAsked | UnloadAsked | FootprintLearnt | Found
+)
 Event = Arrived | Left | Finished | ModelEvent | NeighbourUses | Tick
 
 
@@ -234,7 +255,8 @@ Phase = Literal["queued", "draining", "loading", "ready"]
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """Where a request stands. ``position`` counts from 1 within its model's queue, 0 once granted.
-    ``eta_s`` is the seconds to its grant, None until every part of it has been measured once."""
+    ``eta_s`` is the seconds to its grant, None until every part of it has been measured once, and None
+    while a load takes longer than it usually does."""
 
     phase: Phase
     position: int

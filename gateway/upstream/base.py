@@ -81,9 +81,13 @@ class Truncated(SuspectEngineError):
 
 
 class EngineUnreachable(ModelUnavailable):
-    """Nothing answers at the engine's address, or what does says that the engine is not there."""
+    """Nothing answers at the engine's address, or what does says that the engine is not there.
+
+    ``nothing_sent``: there was no connection, so the same request may be sent once more.
+    """
 
     engine_suspect: ClassVar[bool] = True
+    nothing_sent = False
 
 
 class ClockTimeout(EngineTimeout):
@@ -93,6 +97,11 @@ class ClockTimeout(EngineTimeout):
         super().__init__(message, hint=hint)
         self.clock: Clock = clock
         self.engine_suspect = engine_suspect
+
+
+def is_silence(error: BaseException) -> bool:
+    """Whether the engine had the prompt and said nothing for too long."""
+    return isinstance(error, ClockTimeout) and error.clock in ("first_token", "between_tokens")
 
 
 def is_suspect(error: BaseException) -> bool:

@@ -200,10 +200,12 @@ def _translated(error: Exception, call: Call, watch: Watch, connecting: Clocks |
 
 def _broken(call: Call, tokens: int, before_head: bool, error: Exception) -> GatewayError:
     if before_head:
-        return EngineUnreachable(
+        unreachable = EngineUnreachable(
             f"the engine is unreachable at {call.address}: {_reason(error)}",
             hint="It may still be loading, or have stopped: look at the model's state and the engine's log.",
         )
+        unreachable.nothing_sent = isinstance(error, httpx.ConnectError)
+        return unreachable
     return Truncated(
         f"truncated: the connection to {call.address} broke after {tokens} tokens: {_reason(error)}",
         hint="The engine may have stopped: look at its log, and send the request again.",
