@@ -14,6 +14,13 @@ from harness import Running, model, start_echo, start_gateway
 Start = Callable[..., Running]
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With TESTS_OBLIGATORY=1, as in CI, a skipped test is a failure: its summary says what was missing."""
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("TESTS_OBLIGATORY") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of whoever runs the tests reaches them."""
