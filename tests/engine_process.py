@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parents[1]
 _LISTENING = re.compile(r"Listening on (http://\S+)")
@@ -89,10 +90,7 @@ class Engine:
         return 0.0
 
     def child_pids(self) -> list[int]:
-        listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
-        )
-        return [int(pid) for pid in listed.stdout.split()]
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
 
     def end(self, number: int = signal.SIGTERM, timeout_s: float = DEADLINE_S) -> int:
         if self.process.poll() is None:
