@@ -50,7 +50,7 @@ test-all: $(if $(TESTED),,test) ## the same and the lanes that need system parts
 check: setup-dev fmt-check lint type imports test ## what has to pass before a commit
 
 .PHONY: fmt-check
-fmt-check:
+fmt-check: setup-dev
 	@$(VENV)/bin/ruff format --check -q .
 
 fmt: setup-dev ## format
