@@ -141,6 +141,10 @@ def _json_reason(raw: bytes, detail: Mapping[str, Any]) -> str:
         return "it is not UTF-8"
     except json.JSONDecodeError as error:
         return f"{error.msg} at line {error.lineno}, column {error.colno}"
+    except RecursionError:
+        return "it is nested too deeply"
+    except ValueError:
+        return "a number in it has too many digits"
     return str(detail.get("ctx", {}).get("error", "it cannot be read"))
 
 

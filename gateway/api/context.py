@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import to_json
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -118,7 +118,7 @@ class RequestContext:
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
         try:
             await self._app(scope, receive, exchange.send)
-        except ClientLeft:
+        except (ClientLeft, ClientDisconnect):
             pass  # nobody is there to read an answer; the log line says "left"
         except GatewayError as error:
             if exchange.status:

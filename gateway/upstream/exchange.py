@@ -26,7 +26,9 @@ _ERROR_BODY_BYTES: Final = 64 * 1024
 _ANSWER_BYTES: Final = 64 * 1024 * 1024
 # The end of a chunked body comes with the last event or right behind it. To wait for it keeps the connection.
 _END_OF_BODY_S: Final = 0.1
-_TROUBLE: Final = (httpx.HTTPError, httpx.InvalidURL, SseOverflow)
+# A connection that is reset in the very moment in which it is made leaves anyio under uvloop without its
+# transport: it asks None for its peer's name, and that AttributeError is all that httpx passes on.
+_TROUBLE: Final = (httpx.HTTPError, httpx.InvalidURL, SseOverflow, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ class SupervisorClient:
         try:
             return await self._http.send(request, stream=stream)
         except httpx.RequestError as error:
-            reason = f"cannot be reached: {error or type(error).__name__}"
+            reason = f"cannot be reached: {str(error) or type(error).__name__}"
             raise SupervisorUnreachable(
                 self.url, reason, hint="see whether it runs and listens there"
             ) from error

@@ -343,3 +343,30 @@ async def test_client_that_leaves_a_plain_request_stops_the_engine(echo: Any, ga
         await asyncio.gather(asking, return_exceptions=True)
     await asyncio.to_thread(until, lambda: engine.metric("tgi_batch_current_size") == 0, "the end", 3)
     assert running.metric("gateway_generations_open") == 0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b'{"inputs":' + b"[" * 100_000, b'{"inputs":"x","parameters":{"max_new_tokens":' + b"9" * 5000 + b"}}"],
+    ids=["deep", "huge number"],
+)
+async def test_json_that_no_parser_likes_is_the_clients_fault(
+    client: httpx.AsyncClient, served: Running, raw: bytes
+) -> None:
+    response = await client.post("/v1/generate", content=raw, headers={"content-type": "application/json"})
+
+    assert response.status_code in (400, 422)
+    assert "Traceback" not in served.output
+
+
+async def test_client_that_leaves_while_it_sends_its_body_is_no_fault_of_ours(served: Running) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    head = "POST /v1/generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    writer.write(f"{head}x-request-id: leaver\r\ncontent-length: 100\r\n\r\n{{".encode())
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+    await asyncio.to_thread(until, lambda: "request_id=leaver" in served.output, "the log line")
+    assert "Traceback" not in served.output
