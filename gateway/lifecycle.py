@@ -197,9 +197,10 @@ def _ended(status: SupervisorStatus) -> str:
 
 def _check_alive(model: str, status: SupervisorStatus) -> None:
     if status.state in ("failed", "stopped"):
-        last = status.lines[-1] if status.lines else "it wrote nothing"
+        how, last = _ended(status), status.lines[-1] if status.lines else "none"
+        words = "" if last in how else f" Its last line: {last}"
         raise ModelUnavailable(
-            f"{model} ended while it was starting: {_ended(status)}. Its last line: {last}",
+            f"{model} ended while it was starting: {how.removesuffix('.')}.{words}",
             hint=f"The engine's log has more: GET /v1/models/{model}/logs.",
         )
 

@@ -167,7 +167,9 @@ class ModelManager:
         state = self.view(entry.id).state
         if state in (State.READY, State.DRAINING):
             return True
-        return entry.control.managed and entry.control.available and state is not State.FAILED
+        retry_at = self.view(entry.id).retry_at
+        backing_off = retry_at is not None and retry_at > self.now()
+        return entry.control.managed and entry.control.available and not backing_off
 
     # ------------------------------------------------------------ its life
 
