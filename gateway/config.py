@@ -81,7 +81,7 @@ class ModelSpec(Record):
         None, description="device whose memory it takes; needed when there are several"
     )
     memory: ByteSize | None = Field(
-        None, description="memory it takes, such as 10GiB, until a start has shown it"
+        None, gt=0, description="memory it takes, such as 10GiB, until a start has shown it"
     )
     limits: Limits = Field(default_factory=Limits, description="see limits")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="see timeouts")
@@ -109,7 +109,7 @@ class DeviceSpec(Record):
     """Memory that models share: a graphics card, or main memory."""
 
     id: Identifier = Field(description="name used by models")
-    memory: ByteSize = Field(description="how much models may take together, such as 12GiB")
+    memory: ByteSize = Field(gt=0, description="how much models may take together, such as 12GiB")
     reader: Literal["nvml", "process", "none"] = Field(
         "none",
         description="who measures: nvml (the card), process (main memory of the engines), none (trust)",
