@@ -115,7 +115,7 @@ class ModelManager:
         batching is dead.
         """
         entry = self._entries[model]
-        if self.view(model).state not in (State.READY, State.DRAINING):
+        if not self._is_in(model):
             return
         if not silent:
             self._spawn(self.look(model, reason))
@@ -131,7 +131,7 @@ class ModelManager:
         condition = await self._seen(entry)
         # An engine that was ready and whose port is closed has crashed, though its process may not be reaped.
         is_dead = condition in ("ended", "loading")
-        if is_dead and self.view(model).state in (State.READY, State.DRAINING):
+        if is_dead and self._is_in(model):
             self._dispatch(Died(model, reason))
 
     async def _seen(self, entry: Entry) -> Condition:
@@ -150,8 +150,7 @@ class ModelManager:
         return self._entries[model]
 
     def url_if_ready(self, model: str) -> str | None:
-        ready = self.view(model).state in (State.READY, State.DRAINING)
-        return self._entries[model].control.url if ready else None
+        return self._entries[model].control.url if self._is_in(model) else None
 
     def any_ready(self) -> bool:
         """Whether at least one model answers, or can be brought in on request."""
@@ -163,9 +162,12 @@ class ModelManager:
     def unload(self, model: str, *, force: bool) -> None:
         self._dispatch(UnloadAsked(model, force=force))
 
+    def _is_in(self, model: str) -> bool:
+        """Whether its engine answers: ready, or finishing what it runs."""
+        return self.view(model).state in (State.READY, State.DRAINING)
+
     def _can_answer(self, entry: Entry) -> bool:
-        state = self.view(entry.id).state
-        if state in (State.READY, State.DRAINING):
+        if self._is_in(entry.id):
             return True
         retry_at = self.view(entry.id).retry_at
         backing_off = retry_at is not None and retry_at > self.now()
@@ -339,10 +341,7 @@ class ModelManager:
     def report(self, event: Event) -> None:
         """How something ended, or what was learnt on the way."""
         self._dispatch(event)
-        if isinstance(event, FootprintLearnt) and self.view(event.model).state in (
-            State.READY,
-            State.DRAINING,
-        ):
+        if isinstance(event, FootprintLearnt) and self._is_in(event.model):
             self._metrics.gauge("gateway_model_memory_bytes", event.bytes, model=event.model)
 
     # ------------------------------------------------------------ does it live?

@@ -180,10 +180,6 @@ class Ticket:
 
     # The manager's side.
 
-    @property
-    def model(self) -> str:
-        return self._entry.id
-
     def grant(self) -> None:
         self._granted_at = self._manager.now()
         self._news.set()
