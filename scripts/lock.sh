@@ -7,4 +7,4 @@ uv=$1/bin/uv
 common=(pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
   --no-emit-index-url --no-emit-find-links --no-annotate --extra local --extra chat pyproject.toml)
 "$uv" "${common[@]}" --output-file requirements/runtime.lock
-"$uv" "${common[@]}" --extra gpu --group dev --output-file requirements/dev.lock
+"$uv" "${common[@]}" --extra gpu --extra otel --group dev --output-file requirements/dev.lock
