@@ -23,6 +23,7 @@ from gateway import __version__, registry
 from gateway.config import Registry, Settings, SettingsError
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
+from gateway.planning import command as planning
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
 
@@ -61,7 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", help="check a registry file without starting anything")
     check.add_argument("file", type=Path, help="such as models/models.yaml")
     check.set_defaults(run=_check_config)
+    plan = commands.add_parser("plan", help="which models fit on which card, and which limits to set")
+    planning.add_options(plan)
+    plan.set_defaults(run=_plan)
     return parser
+
+
+def _plan(options: argparse.Namespace) -> int:
+    print(planning.run(options, load_registry(options.config or _settings().config)))  # noqa: T201
+    return OK
 
 
 def _check_config(options: argparse.Namespace) -> int:
