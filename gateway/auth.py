@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
 
+from gateway import keyfile
 from gateway.config import Settings, SettingsError, read_secret
 from gateway.errors import Forbidden, Unauthorized
+from gateway.keyfile import SCOPES, Key, KeyFileError, Scope, digest_of
 
+logger = logging.getLogger("gateway.auth")
+
+RELOAD_S = 1.0
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 
 
 class Keys:
-    """The accepted keys, kept as digests. No keys: nobody is asked."""
+    """The accepted keys, kept as digests. No keys: nobody is asked.
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
+    ``path`` is a file of further ones (see keyfile.py) that is looked at again while the gateway runs: a
+    key that is revoked there is refused from then on. A file without keys lets nobody in; it does not open
+    the door.
+    """
+
+    def __init__(
+        self, keys: Iterable[str], path: Path | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        everything = frozenset(SCOPES)
+        self._fixed = tuple(Key("", everything, digest_of(key), "") for key in keys)
+        self._path = path
+        self._clock = clock
+        self._kept: tuple[Key, ...] = keyfile.read(path) if path else ()
+        self._stamp = _stamp(path) if path else None
+        self._look_at = clock() + RELOAD_S
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Keys:
@@ -32,35 +53,80 @@ class Keys:
         if path := settings.api_key_file:
             variable = "GATEWAY_API_KEY_FILE"
             found += _some(_keys_in(read_secret(path, variable)), f"{variable}={path}")
-        if not found and not settings.loopback and not settings.allow_anonymous:
+        kept = settings.kept_keys if settings.keys_file or settings.kept_keys.exists() else None
+        try:
+            keys = cls(found, kept)
+        except KeyFileError as error:
+            raise SettingsError(str(error)) from error
+        if not keys.asked_for and not settings.loopback and not settings.allow_anonymous:
             raise SettingsError(
                 f"GATEWAY_HOST={settings.host} can be reached from the network, but no key is set. "
-                "Set GATEWAY_API_KEY or GATEWAY_API_KEY_FILE, listen on 127.0.0.1, "
+                "Make one with `python -m gateway keys new NAME`, set GATEWAY_API_KEY or "
+                "GATEWAY_API_KEY_FILE, listen on 127.0.0.1, "
                 "or set GATEWAY_ALLOW_ANONYMOUS=true if something in front asks for a key."
             )
-        return cls(found)
+        return keys
 
     @property
     def asked_for(self) -> bool:
-        return bool(self._digests)
+        return bool(self._fixed) or self._path is not None
 
-    def check(self, authorization: str | None, api_key: str | None = None) -> None:
-        """Raises Unauthorized unless ``api_key`` is a key, or ``authorization`` is ``Bearer`` and a key."""
-        if not self._digests:
+    def check(self, authorization: str | None, api_key: str | None = None, scope: Scope = "generate") -> None:
+        """Raises Unauthorized unless ``api_key`` is a key, or ``authorization`` is ``Bearer`` and a key;
+        Forbidden when that key is not for ``scope``."""
+        if not self.asked_for:
             return
         scheme, _, bearer = (authorization or "").partition(" ")
         offered = (api_key, bearer if scheme.lower() == "bearer" else None)
-        if not any(self._is_known(key.strip()) for key in offered if key):
+        known = [key for text in offered if text for key in self._known(text.strip())]
+        if not known:
             what = "The API key is wrong." if authorization or api_key else "An API key is needed."
             raise Unauthorized(
                 what, hint="Send the header `Authorization: Bearer <key>`, or `x-api-key: <key>`."
             )
+        if not any(scope in key.scopes or "admin" in key.scopes for key in known):
+            scopes = ", ".join(sorted({name for key in known for name in key.scopes}))
+            raise Forbidden(
+                f"This key is for {scopes}, and this route asks for {scope}.",
+                hint=f"`python -m gateway keys new NAME --scope {scope}` makes one that may.",
+            )
 
-    def _is_known(self, key: str) -> bool:
-        digest = hashlib.sha256(key.encode()).digest()
+    def _known(self, text: str) -> list[Key]:
+        digest = digest_of(text)
         # Every key is compared, and in constant time: nothing can be learnt from how long it took.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return any(matches)
+        return [key for key in (*self._fixed, *self._current()) if hmac.compare_digest(digest, key.digest)]
+
+    def _current(self) -> tuple[Key, ...]:
+        if self._path is not None and self._clock() >= self._look_at:
+            self._look_at = self._clock() + RELOAD_S
+            stamp = _stamp(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._reload(self._path)
+        return self._kept
+
+    def _reload(self, path: Path) -> None:
+        try:
+            self._kept = keyfile.read(path)
+        except KeyFileError as error:
+            logger.error("the keys are those of before: %s", error)  # noqa: TRY400  the text says it all
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What differs once a file was written or replaced; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def scope_of(method: str, path: str) -> Scope:
+    """The scope that a route asks for: admin's is what changes something for others, and engines' logs."""
+    if path == "/metrics":
+        return "metrics"
+    manages = path.startswith(("/v1/models/", "/v1/experiments/"))
+    return "admin" if manages and (method == "POST" or path.endswith("/logs")) else "generate"
 
 
 def _some(keys: list[str], source: str) -> list[str]:
@@ -121,15 +187,16 @@ class RequireKey:
         self._keys = keys
         self._machine = machine
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
-            self._keys.check(_header(scope, b"authorization"), _header(scope, b"x-api-key"))
+            asks_for = scope_of(scope["method"], scope["path"])
+            self._keys.check(_header(scope, b"authorization"), _header(scope, b"x-api-key"), asks_for)
             if self._machine is not None:
                 self._machine.check(_header(scope, b"host"), _header(scope, b"origin"))
         await self._app(scope, receive, send)
 
 
-def _header(scope: Scope, wanted: bytes) -> str | None:
+def _header(scope: Connection, wanted: bytes) -> str | None:
     for name, value in scope["headers"]:
         if name == wanted:
             return bytes(value).decode("latin-1")

@@ -19,7 +19,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from gateway import __version__, registry
+from gateway import __version__, keys_command, registry
+from gateway.auth import Keys
 from gateway.config import Registry, Settings, SettingsError
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
@@ -65,7 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="which models fit on which card, and which limits to set")
     planning.add_options(plan)
     plan.set_defaults(run=_plan)
+    keys = commands.add_parser("keys", help="make, list and revoke API keys")
+    keys_command.add_options(keys)
+    keys.set_defaults(run=_keys)
     return parser
+
+
+def _keys(options: argparse.Namespace) -> int:
+    return keys_command.run(options, _settings().kept_keys)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -197,7 +205,7 @@ def _hints(settings: Settings, listener: socket.socket) -> str:
     found = load_registry(settings.config)
     others = [model for model in found.models if model.id != found.default()]
     # A placeholder that the shell fills in: the key itself does not belong on a screen.
-    with_key = settings.api_key is not None or settings.api_key_file is not None
+    with_key = Keys.from_settings(settings).asked_for
     options = '-H "Authorization: Bearer $GATEWAY_API_KEY" ' if with_key else ""
     lines = [
         "",

@@ -217,6 +217,11 @@ class Settings(BaseSettings):
     api_key_file: Path | None = Field(
         None, description="file with one key per line, instead of GATEWAY_API_KEY"
     )
+    keys_file: Path | None = Field(
+        None,
+        description="digests of keys that `keys new` makes and `keys revoke` takes away; "
+        "not set: keys in GATEWAY_RUN_DIR, if there is that file",
+    )
     allow_anonymous: bool = Field(
         False, description="listen beyond loopback without a key; only behind a lock of yours"
     )
@@ -229,6 +234,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     run_dir: Path = Field(Path(".run"), description="logs of engines that the gateway started")
+
+    @property
+    def kept_keys(self) -> Path:
+        """Where the digests of keys are kept, or would be."""
+        return self.keys_file or self.run_dir / "keys"
 
     @property
     def loopback(self) -> bool:

@@ -8,7 +8,7 @@ GatewayError
 │   ├── UnknownScenario       422  no scenario of that name
 │   └── NotSupported          422  part of a dialect that would change the answer, and that we do not have
 ├── Unauthorized              401  no key, or a wrong one
-├── Forbidden                 403  no key is set, and a web page asks, or by a name that is not ours
+├── Forbidden                 403  the key is not for this; or none is set, and a web page asks
 ├── NotFound                  404  no such route or object
 │   └── ModelNotFound         404  no model or alias of that name
 ├── MethodNotAllowed          405
