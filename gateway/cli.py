@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from gateway import __version__, keys_command, registry
 from gateway.auth import Keys
 from gateway.config import Registry, Settings, SettingsError
+from gateway.doctor import command as doctor_command
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
 from gateway.planning import command as planning
@@ -69,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="make, list and revoke API keys")
     keys_command.add_options(keys)
     keys.set_defaults(run=_keys)
+    doctor = commands.add_parser("doctor", help="what is missing on this machine, and what to do about it")
+    doctor_command.add_options(doctor)
+    doctor.set_defaults(run=lambda options: doctor_command.run(options, _settings, load_registry))
     return parser
 
 
