@@ -26,6 +26,7 @@ from gateway.doctor import command as doctor_command
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
 from gateway.planning import command as planning
+from gateway.store import command as store
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
 
@@ -70,10 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="make, list and revoke API keys")
     keys_command.add_options(keys)
     keys.set_defaults(run=_keys)
+    models = commands.add_parser("models", help="fetch, list, check and delete weights")
+    store.add_options(models)
+    models.set_defaults(run=_models)
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and what to do about it")
     doctor_command.add_options(doctor)
     doctor.set_defaults(run=lambda options: doctor_command.run(options, _settings, load_registry))
     return parser
+
+
+def _models(options: argparse.Namespace) -> int:
+    return store.run(options, load_registry(options.config or _settings().config))
 
 
 def _keys(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from gateway.parameters import Parameters
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96}$")]
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -59,6 +60,14 @@ class Probes(Record):
     passes: int = Field(1, gt=0, description="answers in a row that make it ready")
 
 
+class Weights(Record):
+    """Where `python -m gateway models pull` gets a model's weights."""
+
+    hub: Repository | None = Field(None, description="OWNER/NAME on the Hugging Face hub")
+    revision: str | None = Field(None, description="branch, tag or commit there; the main branch if not set")
+    modelscope: Repository | None = Field(None, description="OWNER/NAME on ModelScope")
+
+
 class ModelSpec(Record):
     """One model: who it is, where its engine is, what it needs."""
 
@@ -83,6 +92,7 @@ class ModelSpec(Record):
     memory: ByteSize | None = Field(
         None, gt=0, description="memory it takes, such as 10GiB, until a start has shown it"
     )
+    weights: Weights | None = Field(None, description="see weights")
     limits: Limits = Field(default_factory=Limits, description="see limits")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="see timeouts")
     probes: Probes = Field(default_factory=Probes, description="see probes")

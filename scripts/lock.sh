@@ -5,6 +5,6 @@ set -euo pipefail
 uv=$1/bin/uv
 [ -x "$uv" ] || "$1/bin/python" -m pip install --quiet uv
 common=(pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
-  --no-emit-index-url --no-emit-find-links --no-annotate --extra local --extra chat pyproject.toml)
+  --no-emit-index-url --no-emit-find-links --no-annotate --extra local --extra chat --extra weights pyproject.toml)
 "$uv" "${common[@]}" --output-file requirements/runtime.lock
 "$uv" "${common[@]}" --extra gpu --extra otel --group dev --output-file requirements/dev.lock

@@ -41,6 +41,7 @@ RECORD_SECTIONS = {
     "ModelSpec": "One of `models`",
     "Limits": "`limits` of a model",
     "Timeouts": "`timeouts` of a model",
+    "Weights": "`weights` of a model",
     "Probes": "`probes` of a model",
     "DeviceSpec": "One of `devices`",
     "Switching": "`switching`",

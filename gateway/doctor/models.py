@@ -51,7 +51,7 @@ def weights(around: Surroundings) -> Iterator[Finding]:
             yield _complete(name, folder, [one.name for one in folder.iterdir()])
         else:
             folder = around.models / spec.id
-            hint = f"Fetch them: hf download REPOSITORY --local-dir {folder}"
+            hint = f"Fetch them: python -m gateway models pull {spec.id}"
             yield warning(name, f"There is nothing in {folder}.", hint)
             yield from _token(around, spec)
 

@@ -1,0 +1,1 @@
+"""Weights on disk: fetched, listed, checked and removed (``python -m gateway models``)."""
