@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import itertools
 import math
@@ -26,6 +27,7 @@ from gateway.doctor import command as doctor_command
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
 from gateway.planning import command as planning
+from gateway.readers import with_card_sizes
 from gateway.store import command as store
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
@@ -132,7 +134,7 @@ def _settings() -> Settings:
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings()
     configure_logging(settings.log_level, settings.log_format)
-    app = create_app(settings, load_registry(settings.config))
+    app = create_app(settings, asyncio.run(with_card_sizes(load_registry(settings.config))))
     try:
         listener = _listen(settings)
     except OSError as error:

@@ -119,7 +119,11 @@ class DeviceSpec(Record):
     """Memory that models share: a graphics card, or main memory."""
 
     id: Identifier = Field(description="name used by models")
-    memory: ByteSize = Field(gt=0, description="how much models may take together, such as 12GiB")
+    memory: ByteSize | None = Field(
+        None,
+        gt=0,
+        description="how much models may take together, such as 12GiB; for nvml: the whole card if not set",
+    )
     reader: Literal["nvml", "process", "none"] = Field(
         "none",
         description="who measures: nvml (the card), process (main memory of the engines), none (trust)",

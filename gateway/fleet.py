@@ -94,7 +94,7 @@ class Fleet:
             read = await asyncio.gather(*(control.memory_bytes() for control in supervised.values()))
             return {name: size for name, size in zip(supervised, read, strict=True) if size}
 
-        ledger = Ledger(spec.id, int(spec.memory), declared)
+        ledger = Ledger(spec.id, int(spec.memory or 0), declared)
         return DeviceMemory(ledger, declared.keys(), reader_for(spec, sizes), spec.release_timeout_s)
 
     def _entry(self, spec: ModelSpec) -> Entry:
@@ -120,7 +120,7 @@ class Fleet:
             backoff_initial_s=rules.backoff_initial_s,
             backoff_max_s=rules.backoff_max_s,
         )
-        devices = [DevicePolicy(spec.id, int(spec.memory)) for spec in self._registry.devices]
+        devices = [DevicePolicy(spec.id, int(spec.memory or 0)) for spec in self._registry.devices]
         devices.append(DevicePolicy(ELSEWHERE, UNCOUNTED_BYTES))
         models = [self._policy(spec) for spec in self._registry.models]
         return Scheduler(models, devices, policy, time.perf_counter())

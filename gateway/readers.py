@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.config import DeviceSpec
+from pydantic import ByteSize
+
+from gateway.config import DeviceSpec, Registry, SettingsError
 from gateway.memory import MemoryReader, Reading
 
 log = logging.getLogger(__name__)
@@ -26,10 +28,29 @@ def reader_for(device: DeviceSpec, sizes: Sizes) -> MemoryReader | None:
     """The reader that a device asks for; None when its declared figures are to be trusted."""
     makers: Mapping[str, Callable[[], MemoryReader | None]] = {
         "nvml": lambda: NvmlReader(device.index),
-        "process": lambda: ProcessReader(int(device.memory), sizes),
+        "process": lambda: ProcessReader(int(device.memory or 0), sizes),
         "none": lambda: None,
     }
     return makers[device.reader]()
+
+
+async def with_card_sizes(registry: Registry) -> Registry:
+    """The registry with the size of each card that is to be had whole. Raises SettingsError when the driver
+    does not tell it."""
+    devices = [await _sized(device) for device in registry.devices]
+    return registry.model_copy(update={"devices": tuple(devices)})
+
+
+async def _sized(device: DeviceSpec) -> DeviceSpec:
+    if device.memory is not None:
+        return device
+    reading = await NvmlReader(device.index).read()
+    if reading is None:
+        raise SettingsError(
+            f"The memory of device {device.id} is not declared, and the driver does not tell that of card "
+            f"{device.index}. Declare it in the registry (memory: 12GiB), or see `python -m gateway doctor`."
+        )
+    return device.model_copy(update={"memory": ByteSize(reading.total_bytes)})
 
 
 class Outage:

@@ -264,6 +264,8 @@ def _room(raw: Mapping[str, Any], models: list[dict[str, Any]]) -> Iterator[Prob
         if "id" not in device:
             continue
         name, there = str(device["id"]), _bytes(device.get("memory"))
+        if device.get("memory") is None and device.get("reader") != "nvml":
+            yield Problem(f"devices[{at}].memory", "is required unless the reader is nvml, such as 12GiB")
         if first.setdefault(name, at) != at:
             taken = f"devices[{first[name]}].id"
             yield Problem(f"devices[{at}].id", f"the name `{name}` is taken already, by {taken}")

@@ -27,6 +27,7 @@ def cards_for(asked: Sequence[int], registry: Registry) -> list[Card]:
     return [
         Card(int(device.memory), f"device {device.id} of the registry; no card was found here")
         for device in registry.devices
+        if device.memory is not None
     ]
 
 
