@@ -1,4 +1,4 @@
-"""Cards that nobody declared: their size is read from the driver (here a stub), or the start fails with a reason."""
+"""Cards that nobody declared: the driver (here a stub) tells their size, or the start fails with a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import asyncio, sys
 from gateway.cli import load_registry
 from gateway.readers import with_card_sizes
 from pathlib import Path
-print([int(one.memory) >> 20 for one in asyncio.run(with_card_sizes(load_registry(Path(sys.argv[1])))).devices])
+found = asyncio.run(with_card_sizes(load_registry(Path(sys.argv[1]))))
+print([int(one.memory) >> 20 for one in found.devices])
 """
 
 
