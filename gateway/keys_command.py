@@ -18,6 +18,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     new.add_argument(
         "--scope", action="append", choices=SCOPES, help="what it is for; repeatable; generate if not given"
     )
+    ensure = actions.add_parser(
+        "ensure", help="make a first key, for every scope, unless there is one already"
+    )
+    ensure.add_argument("name")
+    ensure.add_argument("--out", type=Path, required=True, help="where the key goes, readable for its owner")
     actions.add_parser("list", help="names, scopes and days; never the keys")
     revoke = actions.add_parser("revoke", help="take a key away; a running gateway notices within a second")
     revoke.add_argument("name")
@@ -29,6 +34,8 @@ def run(options: argparse.Namespace, default: Path) -> int:
     try:
         if options.action == "new":
             _new(path, options)
+        elif options.action == "ensure":
+            _ensure(path, options.name, options.out)
         elif options.action == "revoke":
             keyfile.revoke(path, options.name)
             print(f"{options.name} is revoked.")  # noqa: T201
@@ -48,6 +55,22 @@ def _new(path: Path, options: argparse.Namespace) -> None:
     if not existed:
         said.append("From its next start on the gateway asks everybody for a key.")
     print(*said, file=sys.stderr)  # noqa: T201
+
+
+def _ensure(path: Path, name: str, out: Path) -> None:
+    """For a first start without anybody at the keyboard: containers call this each time."""
+    if path.exists():
+        print(f"There are keys already, in {path}.")  # noqa: T201
+        return
+    secret = keyfile.new(path, name, ["admin"])
+    try:
+        out.touch(mode=0o600)
+        out.write_text(f"{secret}\n", encoding="utf-8")
+    except OSError as error:
+        keyfile.revoke(path, name)
+        path.unlink()
+        raise KeyFileError(f"{out} cannot be written: {error.strerror or error}. No key was made.") from error
+    print(f"A first key, for every scope, is in {out}.")  # noqa: T201
 
 
 def _list(path: Path) -> None:

@@ -158,6 +158,24 @@ def test_the_command_makes_lists_and_revokes(path: Path, capsys: pytest.CaptureF
     assert "There are: none" in capsys.readouterr().err
 
 
+def test_a_first_key_is_made_once_and_opens_everything(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "api-key"
+    ensure = ["keys", "--file", str(path), "ensure", "first", "--out", str(out)]
+    assert main(ensure) == 0
+    secret = out.read_text().strip()
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    Keys([], path).check(None, secret, "admin")
+    assert main(ensure) == 0
+    assert out.read_text().strip() == secret
+    assert len(keyfile.read(path)) == 1
+
+
+def test_a_first_key_that_nobody_could_see_is_not_kept(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "no-such-folder" / "api-key"
+    assert main(["keys", "--file", str(path), "ensure", "first", "--out", str(out)]) == 1
+    assert not path.exists()
+
+
 def test_a_revoked_key_is_refused_while_the_gateway_runs(tmp_path: Path, path: Path) -> None:
     secret = keyfile.new(path, "laptop", ["generate"])
     gateway = start_gateway(tmp_path, {"models": [model("http://127.0.0.1:9")]}, keys_file=path)
