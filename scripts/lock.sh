@@ -5,6 +5,9 @@ set -euo pipefail
 uv=$1/bin/uv
 [ -x "$uv" ] || "$1/bin/python" -m pip install --quiet uv
 common=(pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
-  --no-emit-index-url --no-emit-find-links --no-annotate --extra local --extra chat --extra weights pyproject.toml)
-"$uv" "${common[@]}" --output-file requirements/runtime.lock
-"$uv" "${common[@]}" --extra gpu --extra otel --group dev --output-file requirements/dev.lock
+  --no-emit-index-url --no-emit-find-links --no-annotate)
+local=(--extra local --extra chat --extra weights)
+"$uv" "${common[@]}" "${local[@]}" pyproject.toml --output-file requirements/runtime.lock
+"$uv" "${common[@]}" "${local[@]}" --extra gpu --extra otel --group dev pyproject.toml --output-file requirements/dev.lock
+# What the container of the gateway has: no engine, but the card's memory, traces, and weights for `models pull`.
+"$uv" "${common[@]}" --extra gpu --extra otel --extra weights pyproject.toml --output-file requirements/image.lock
