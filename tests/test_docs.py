@@ -42,6 +42,7 @@ RECORD_SECTIONS = {
     "Limits": "`limits` of a model",
     "Timeouts": "`timeouts` of a model",
     "Probes": "`probes` of a model",
+    "Routing": "`routing` of a model",
     "DeviceSpec": "One of `devices`",
     "Switching": "`switching`",
     "ScenarioSpec": "One of `scenarios`",

@@ -32,7 +32,7 @@ async def _asked(services: Services, spec: ModelSpec, text: str) -> tuple[TokenS
     try:
         while not ticket.granted:
             await ticket.wait(None)
-        return await services.generations.engine(spec).tokenize(ticket.url, text)
+        return await services.generations.engine(spec).tokenize(ticket.visit(), text)
     except EngineUnreachable:
         await ticket.lost()
         raise
