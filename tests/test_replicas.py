@@ -1,4 +1,4 @@
-"""Which replica gets a request, when one is set aside, and how many second tries there are: rules and invariants."""
+"""Which replica gets a request, when one is set aside, and when there is a second try."""
 
 from __future__ import annotations
 
@@ -359,7 +359,9 @@ class Anything(RuleBasedStateMachine):
         self.replicas.leave(visit, outcome, self.now, "because")
         assert self.replicas.ready or not before
 
-    @rule(number=st.integers(0, 9), seen=st.sampled_from(["answers", "busy", "ended"]), decisive=st.booleans())
+    @rule(
+        number=st.integers(0, 9), seen=st.sampled_from(["answers", "busy", "ended"]), decisive=st.booleans()
+    )
     def probe(self, number: int, seen: Seen, decisive: bool) -> None:
         self.replicas.probed(self.pick(number), seen, self.now, "because", decisive=decisive)
 
