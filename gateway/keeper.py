@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
@@ -21,6 +22,10 @@ logger = logging.getLogger("gateway.models")
 
 TICK_S = 0.5
 """Pauses are slept in steps of this size: what is decided meanwhile can make them shorter."""
+
+
+LOOK_ON_S = 1.0
+_BEST_FIRST: tuple[Seen, ...] = ("answers", "busy", "ended")
 
 
 async def probe(engine: EngineClient, url: str, timeout_s: float) -> tuple[Seen, str | None]:
@@ -64,12 +69,21 @@ class Keeper:
         self._said = self._states()
 
     async def look(self, timeout_s: float) -> Seen:
-        """Probe all now. The best that was seen of any; the rest is in ``replicas``."""
+        """Probe all now. The best that was seen of any; the rest is in ``replicas``.
+
+        Once one answers, the others have a moment left: one that hangs is for its prober to judge.
+        """
         await self._first_names(timeout_s)
-        seen = await asyncio.gather(
-            *(self._probe(replica, timeout_s, decisive=True) for replica in self.replicas.current)
-        )
-        return next((best for best in ("answers", "busy") if best in seen), "ended")
+        looks = [asyncio.create_task(self._look_at(replica, timeout_s)) for replica in self.replicas.current]
+        try:
+            for look in asyncio.as_completed(looks):
+                if await look == "answers":
+                    break
+            done, _ = await asyncio.wait(looks, timeout=LOOK_ON_S)
+        finally:
+            await _cancelled(looks)
+        seen = {task.result() for task in done}
+        return next((best for best in _BEST_FIRST if best in seen), "ended")
 
     async def until(
         self, done: Callable[[], bool], pause_s: Callable[[], float], heard_at: Callable[[], float]
@@ -84,9 +98,7 @@ class Keeper:
                 self._match(tasks, pause_s, heard_at)
                 await self._news.wait()
         finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            await _cancelled(tasks.values())
 
     def _match(
         self,
@@ -137,9 +149,9 @@ class Keeper:
             return min(self._probes.interval_s, max(0.0, replica.retry_at - begun))
         return self._probes.interval_s
 
-    async def _probe(self, replica: Replica, timeout_s: float, *, decisive: bool) -> Seen:
+    async def _look_at(self, replica: Replica, timeout_s: float) -> Seen:
         seen, reason = await probe(self._engine, replica.url, timeout_s)
-        self.replicas.probed(replica, seen, time.perf_counter(), reason, decisive=decisive)
+        self.replicas.probed(replica, seen, time.perf_counter(), reason, decisive=True)
         self._news.set()
         return seen
 
@@ -175,12 +187,15 @@ class Keeper:
     def _changed(self) -> None:
         before, self._said = self._said, self._states()
         self._news.set()
-        if len(before) > 1 or len(self._said) > 1:  # of one alone the model's own state says it all
-            for replica in self.replicas.all:
-                if before.get(replica.url) is not replica.state:
-                    self._log(replica)
-        for url in before.keys() - self._said.keys():
+        gone = before.keys() - self._said.keys()
+        for url in gone:
             self._engine.forget(url)
+        if len(before) < 2 and len(self._said) < 2:
+            return  # of one alone the model's own state says it all
+        for replica in self.replicas.all:
+            if before.get(replica.url) is not replica.state:
+                self._log(replica)
+        for url in gone:
             logger.info("%s: replica %s is gone", self._model, shown(url))
 
     def _log(self, replica: Replica) -> None:
@@ -188,3 +203,10 @@ class Keeper:
         level = logging.WARNING if bad else logging.INFO
         why = f": {replica.reason}" if replica.reason else ""
         logger.log(level, "%s: replica %s is %s%s", self._model, shown(replica.url), replica.state, why)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Returns once all have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -40,8 +40,8 @@ class ExternalEngine:
 
     @property
     def url(self) -> str:
-        """One of its addresses: that of the replica that is doing best."""
-        return self.replicas.best(time.perf_counter()).url
+        """All its addresses, for people."""
+        return ", ".join(shown(replica.url) for replica in self.replicas.current)
 
     async def condition(self, timeout_s: float) -> Condition:
         seen = await self._keeper.look(timeout_s)
@@ -56,12 +56,12 @@ class ExternalEngine:
 
     async def stop(self, *, force: bool) -> None:
         raise ModelUnavailable(
-            f"The engine at {shown(self.url)} is not ours to stop.",
+            f"The engine at {self.url} is not ours to stop.",
             hint="Give the model a `supervisor` or a `command` in the registry.",
         )
 
     async def logs(self, tail: int) -> list[str]:
-        raise ModelUnavailable(f"The log of the engine at {shown(self.url)} is with whoever runs it.")
+        raise ModelUnavailable(f"The log of the engine at {self.url} is with whoever runs it.")
 
     async def watch(self, heard_at: Callable[[], float]) -> str:
         """A model lives as long as one of its replicas does."""

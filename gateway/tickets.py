@@ -33,7 +33,7 @@ class EngineControl(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Where it answers; when somebody else runs it, for people alone."""
         ...
 
     @property

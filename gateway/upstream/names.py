@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from gateway.upstream.address import Named, named, shown
+from gateway.upstream.address import Named, named, shown, split_name
 
 logger = logging.getLogger("gateway.models")
 
@@ -42,7 +42,9 @@ class Names:
 
     def urls(self) -> list[str]:
         """Every address known by now, in an order that does not change by itself."""
-        return [at for url in self._names for at in self._found.get(url, (url,))]
+        listed = [at for url in self._names for at in self._found.get(url, (url,))]
+        # An engine that is reached by a name and by a number, or by two names, is one engine.
+        return list({split_name(at)[0]: at for at in reversed(listed)}.values())[::-1]
 
     async def refresh(self) -> None:
         """Look all names up once, side by side. Takes as long as the resolver does."""
