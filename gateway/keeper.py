@@ -25,6 +25,7 @@ TICK_S = 0.5
 
 
 LOOK_ON_S = 1.0
+FIRST_NAMES_S = 2.0
 _BEST_FIRST: tuple[Seen, ...] = ("answers", "busy", "ended")
 
 
@@ -161,12 +162,10 @@ class Keeper:
         if self._names.known or not self._resolve_s:
             return
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(min(timeout_s, FIRST_NAMES_S)):
                 await self._resolve()
         except TimeoutError:
-            logger.warning(
-                "%s: its names are not resolved after %g s; going on without", self._model, timeout_s
-            )
+            logger.warning("%s: its names are not resolved yet; going on without", self._model)
 
     async def _follow_names(self, pause_s: Callable[[], float]) -> None:
         while True:

@@ -172,6 +172,27 @@ async def test_a_failure_of_ours_is_not_swallowed() -> None:
             await kept.until(lambda: False, lambda: 1.0, lambda: 0.0)
 
 
+async def test_look_ups_of_a_resolver_that_hangs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "FIRST_NAMES_S", 0.001)
+    answer = asyncio.Event()
+
+    class Hanging(Resolver):
+        async def __call__(self, host: str, port: int) -> Sequence[str]:
+            self.asked.append(host)
+            await answer.wait()
+            return self.names[host]
+
+    resolver = Hanging({"engines.test": ["10.0.0.2"]})
+    kept = keeper(spec(), Engines(), resolver)
+    for _ in range(5):
+        assert await kept.look(1.0) == "answers"
+    assert (resolver.asked, urls(kept)) == (["engines.test"], ["http://engines.test:80"])
+
+    answer.set()
+    await kept._resolve()
+    assert (resolver.asked, urls(kept)) == (["engines.test"], ["http://10.0.0.2:80#engines.test:80"])
+
+
 async def test_the_system_resolves_without_holding_the_loop_up() -> None:
     assert set(await system_look_up("localhost", 80)) <= {"127.0.0.1", "::1"}
     with pytest.raises(OSError, match=r".+"):

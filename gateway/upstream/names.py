@@ -29,6 +29,7 @@ class Names:
         self._names = {url: named(url) for url in urls}
         self._found: dict[str, tuple[str, ...]] = {}
         self._silent: set[str] = set()
+        self._under_way: asyncio.Task[None] | None = None
 
     @property
     def any(self) -> bool:
@@ -47,7 +48,15 @@ class Names:
         return list({split_name(at)[0]: at for at in reversed(listed)}.values())[::-1]
 
     async def refresh(self) -> None:
-        """Look all names up once, side by side. Takes as long as the resolver does."""
+        """Look all names up once, side by side. Takes as long as the resolver does.
+
+        Whoever gives up leaves it to the next who asks: look-ups of a resolver that hangs must not pile up.
+        """
+        if self._under_way is None or self._under_way.done():
+            self._under_way = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._under_way)
+
+    async def _refresh(self) -> None:
         await asyncio.gather(*(self._resolve(name) for name in self._names.values() if name is not None))
 
     async def _resolve(self, name: Named) -> None:
