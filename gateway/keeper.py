@@ -86,9 +86,7 @@ class Keeper:
         seen = {task.result() for task in done}
         return next((best for best in _BEST_FIRST if best in seen), "ended")
 
-    async def until(
-        self, done: Callable[[], bool], pause_s: Callable[[], float], heard_at: Callable[[], float]
-    ) -> None:
+    async def until(self, done: Callable[[], bool], pause_s: float, heard_at: Callable[[], float]) -> None:
         """Probe and resolve until ``done``. ``pause_s`` is that between probes of one that is down."""
         tasks: dict[str, asyncio.Task[None]] = {}
         if self._names.any and self._resolve_s:
@@ -102,10 +100,7 @@ class Keeper:
             await _cancelled(tasks.values())
 
     def _match(
-        self,
-        tasks: dict[str, asyncio.Task[None]],
-        pause_s: Callable[[], float],
-        heard_at: Callable[[], float],
+        self, tasks: dict[str, asyncio.Task[None]], pause_s: float, heard_at: Callable[[], float]
     ) -> None:
         """One prober for each address there is, and none for those that are gone."""
         current = {replica.url: replica for replica in self.replicas.current}
@@ -119,9 +114,7 @@ class Keeper:
             if task.done():
                 task.result()  # none ever ends but by a fault of ours, which must be seen
 
-    async def _prober(
-        self, replica: Replica, pause_s: Callable[[], float], heard_at: Callable[[], float]
-    ) -> None:
+    async def _prober(self, replica: Replica, pause_s: float, heard_at: Callable[[], float]) -> None:
         while True:
             await self._pause(replica, pause_s)
             begun = time.perf_counter()
@@ -134,18 +127,18 @@ class Keeper:
                 replica.row = 0
             self._news.set()
 
-    async def _pause(self, replica: Replica, pause_s: Callable[[], float]) -> None:
+    async def _pause(self, replica: Replica, pause_s: float) -> None:
         """Until it is to be probed: at once when it is new, soon when it is down or its pause is over."""
         begun = time.perf_counter()
         await asyncio.sleep(0)
         while (left_s := begun + self._due_s(replica, begun, pause_s) - time.perf_counter()) > 0:
             await asyncio.sleep(min(left_s, TICK_S))
 
-    def _due_s(self, replica: Replica, begun: float, pause_s: Callable[[], float]) -> float:
+    def _due_s(self, replica: Replica, begun: float, pause_s: float) -> float:
         if replica.probed_at is None:
             return 0.0
         if not replica.up:
-            return pause_s()
+            return pause_s
         if replica.retry_at is not None and not replica.on_trial:
             return min(self._probes.interval_s, max(0.0, replica.retry_at - begun))
         return self._probes.interval_s
@@ -167,11 +160,11 @@ class Keeper:
         except TimeoutError:
             logger.warning("%s: its names are not resolved yet; going on without", self._model)
 
-    async def _follow_names(self, pause_s: Callable[[], float]) -> None:
+    async def _follow_names(self, pause_s: float) -> None:
         while True:
             await self._resolve()
             # A container that was made anew has another address: who has none waits no longer than it must.
-            pause = self._resolve_s if self.replicas.any_up else min(self._resolve_s, pause_s())
+            pause = self._resolve_s if self.replicas.any_up else min(self._resolve_s, pause_s)
             await asyncio.sleep(pause)
 
     async def _resolve(self) -> None:

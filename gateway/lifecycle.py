@@ -51,7 +51,7 @@ class ExternalEngine:
     async def start(self, say: Callable[[Progress], None]) -> None:
         """Blocks until one replica is there, however long that takes."""
         self.replicas.doubt()
-        await self._keeper.until(lambda: self.replicas.any_up, lambda: RETURN_POLL_S, lambda: 0.0)
+        await self._keeper.until(lambda: self.replicas.any_up, RETURN_POLL_S, lambda: 0.0)
         self.available = True
 
     async def stop(self, *, force: bool) -> None:
@@ -67,7 +67,7 @@ class ExternalEngine:
         """A model lives as long as one of its replicas does."""
         if not self.replicas.any_up:
             self.replicas.trust()
-        await self._keeper.until(lambda: self.replicas.all_down, lambda: RETURN_POLL_S, heard_at)
+        await self._keeper.until(lambda: self.replicas.all_down, RETURN_POLL_S, heard_at)
         self.available = False
         return self._why_down()
 

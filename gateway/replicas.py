@@ -257,8 +257,13 @@ class ReplicaSet:
     def probed(
         self, replica: Replica, seen: Seen, now: float, reason: str | None = None, *, decisive: bool = False
     ) -> None:
-        """What a probe showed. ``decisive``: it was made for a reason, and needs no second opinion."""
+        """What a probe showed. ``decisive``: it was made for a reason, and needs no second opinion.
+
+        One that is there and does not answer such a probe in time is left to the others: it may be busy.
+        """
         replica.probed_at = now
+        if decisive and replica.up and seen == "busy":
+            return
         answers = seen == "answers"
         replica.row = max(replica.row, 0) + 1 if answers else min(replica.row, 0) - 1
         if not answers:

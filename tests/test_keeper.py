@@ -169,7 +169,7 @@ async def test_a_failure_of_ours_is_not_swallowed() -> None:
 
     with pytest.raises(RuntimeError, match="a fault of ours"):
         async with asyncio.timeout(5):
-            await kept.until(lambda: False, lambda: 1.0, lambda: 0.0)
+            await kept.until(lambda: False, 1.0, lambda: 0.0)
 
 
 async def test_look_ups_of_a_resolver_that_hangs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ def test_one_that_was_never_probed_gets_requests_only_when_there_is_no_other() -
 
 @pytest.mark.parametrize(("seen", "state"), [("ended", ReplicaState.DOWN), ("busy", ReplicaState.READY)])
 def test_a_probe_for_a_reason_decides_when_nobody_is_there(seen: Seen, state: ReplicaState) -> None:
-    replicas = ready(A, fails=3)
+    replicas = ready(A, fails=1)
     replicas.probed(at(replicas, A), seen, 0.0, "nobody there", decisive=True)
 
     assert at(replicas, A).state is state
