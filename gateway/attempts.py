@@ -59,7 +59,8 @@ class Attempts:
 
     async def _from(self, url: str, ticket: Ticket, send: Callable[[str], Awaitable[Found]]) -> Found:
         while True:
-            logger.debug("a request for %s goes to %s", self._spec.id, shown(url))
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("a request for %s goes to %s", self._spec.id, shown(url))
             try:
                 return await send(url)
             except GatewayError as error:

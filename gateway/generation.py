@@ -290,7 +290,8 @@ class Generation:
     async def _send(self, url: str) -> None:
         prepared, clocks = self.prepared, self._attempts.clocks()
         engine = self._line.engine(self.spec)
-        await self._attempt.aclose()
+        if self._tokens is not None:
+            await self._attempt.aclose()
         if rules.streamable(prepared.parameters):
             opened = engine.stream(
                 url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
