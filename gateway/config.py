@@ -33,7 +33,9 @@ class Record(BaseModel):
 class Limits(Record):
     """What one model takes, and how many at once."""
 
-    max_concurrent: int = Field(64, gt=0, description="requests inside the engine at once; more wait here")
+    max_concurrent: int = Field(
+        64, gt=0, description="requests inside the engine at once, each replica; more wait here"
+    )
     max_queue: int = Field(256, ge=0, description="requests that may wait; more are refused with 429")
     max_input_tokens: int | None = Field(None, gt=0, description="shown to clients; the engine enforces it")
     max_total_tokens: int | None = Field(None, gt=0, description="input plus output, shown to clients")
@@ -70,6 +72,20 @@ class Weights(Record):
     modelscope: Repository | None = Field(None, description="OWNER/NAME on ModelScope")
 
 
+class Routing(Record):
+    """Which of several replicas gets a request, and when another one is tried."""
+
+    resolve_s: float = Field(
+        5.0, ge=0, description="pause between look-ups of host names; 0: names are not spread"
+    )
+    eject_after: int = Field(3, gt=0, description="failed requests in a row after which a replica gets none")
+    eject_s: Seconds = Field(5.0, description="for this long; doubles each time, then one request is a trial")
+    eject_max_s: Seconds = Field(60.0, description="longest time without requests")
+    max_retries: int = Field(2, ge=0, description="other replicas that one request may be sent to")
+    retry_share: float = Field(0.2, ge=0, le=1, description="retries per request, over all requests")
+    retry_floor_per_s: float = Field(2.0, ge=0, description="retries per second that are allowed anyway")
+
+
 class ModelSpec(Record):
     """One model: who it is, where its engine is, what it needs."""
 
@@ -78,6 +94,9 @@ class ModelSpec(Record):
     engine: str = Field("tgi", description="what the engine speaks: tgi or openai")
     url: HttpUrl | None = Field(
         None, description="address of an engine; alone: somebody else starts and stops it"
+    )
+    replicas: tuple[HttpUrl, ...] = Field(
+        (), description="more addresses of the same model, beside a `url` that stands alone"
     )
     supervisor: HttpUrl | None = Field(None, description="address of the supervisor beside that engine")
     command: tuple[str, ...] | None = Field(
@@ -98,6 +117,9 @@ class ModelSpec(Record):
     limits: Limits = Field(default_factory=Limits, description="see limits")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="see timeouts")
     probes: Probes = Field(default_factory=Probes, description="see probes")
+    routing: Routing = Field(
+        default_factory=Routing, description="see routing; for a `url` that stands alone"
+    )
     parameters: Parameters = Field(
         Parameters(),
         description="default generation parameters: they beat a scenario's and yield to a request's",

@@ -9,6 +9,7 @@ import random
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,9 +27,12 @@ from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.readers import reader_for
 from gateway.registry import device_of
+from gateway.replicas import ReplicaSet, ReplicaState
 from gateway.scheduler import DevicePolicy, ModelPolicy, Scheduler, SwitchPolicy
+from gateway.switching.vocabulary import ReplicasChanged
 from gateway.tickets import Entry
 from gateway.upstream.base import EngineClient
+from gateway.upstream.names import LookUp, system_look_up
 from gateway.upstream.supervisor import SupervisorClient
 
 logger = logging.getLogger("gateway.fleet")
@@ -46,10 +50,11 @@ Controls = Mapping[str, ExternalEngine | SupervisedEngine]
 
 @dataclass(frozen=True, slots=True)
 class Outward:
-    """What everything uses that speaks to others: one client, and the token of foreign supervisors."""
+    """What everything uses that speaks to others: one client, the supervisors' token, names to addresses."""
 
     http: httpx.AsyncClient
     supervisor_token: str | None = None
+    look_up: LookUp = system_look_up
 
 
 class Fleet:
@@ -79,7 +84,11 @@ class Fleet:
 
     def manager(self, metrics: Metrics) -> ModelManager:
         entries = [self._entry(spec) for spec in self._registry.models]
-        return ModelManager(entries, self._scheduler(), metrics)
+        manager = ModelManager(entries, self._scheduler(), metrics)
+        for name, control in self._controls.items():
+            if isinstance(control, ExternalEngine):
+                _follow(name, control.replicas, manager, metrics)
+        return manager
 
     def _device(self, spec: DeviceSpec) -> DeviceMemory:
         declared = {
@@ -99,9 +108,11 @@ class Fleet:
 
     def _entry(self, spec: ModelSpec) -> Entry:
         device = device_of(spec, self._registry)
+        control = self._controls[spec.id]
         return Entry(
             id=spec.id,
-            control=self._controls[spec.id],
+            control=control,
+            replicas=control.replicas if isinstance(control, ExternalEngine) else ReplicaSet(()),
             device=self._devices[device] if device else None,
             silence_s=min(spec.timeouts.between_tokens_s, spec.timeouts.first_token_s) / 2,
             probe_s=spec.probes.timeout_s,
@@ -159,9 +170,9 @@ class _Yard:
         engine = self._engines[spec.engine]
         if spec.command is not None:
             return await self._own(spec, engine)
-        url = (spec.url or "").rstrip("/")
         if spec.supervisor is None:
-            return ExternalEngine(spec, url, engine)
+            return ExternalEngine(spec, engine, self._outward.look_up)
+        url = (spec.url or "").rstrip("/")
         supervisor = SupervisorClient(self._outward.http, spec.supervisor, self._outward.supervisor_token)
         return SupervisedEngine(spec, url, engine, supervisor)
 
@@ -197,6 +208,19 @@ class _Yard:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(child.stop() for child in self._children.values()))
+
+
+def _follow(model: str, replicas: ReplicaSet, manager: ModelManager, metrics: Metrics) -> None:
+    """How many requests a model takes at once depends on how many engines answer for it."""
+
+    def changed() -> None:
+        states = Counter(replica.state for replica in replicas.all)
+        for state in ReplicaState:
+            metrics.gauge("gateway_replicas", states[state], model=model, state=state.value)
+        manager.report(ReplicasChanged(model, states[ReplicaState.READY]))
+
+    replicas.listen(changed)
+    changed()
 
 
 def _fill(part: str, places: Mapping[str, str]) -> str:

@@ -15,12 +15,13 @@ from typing import Any
 
 from gateway import parameters as rules
 from gateway.answers import Answer, Receipt, Waiting
+from gateway.attempts import Attempts, outcome_of
 from gateway.config import ModelSpec, Registry
 from gateway.errors import EngineError, GatewayError, ModelNotFound
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, messages_for
-from gateway.schemas import Clocks, Completed, Language, Message, Prompt, Token
+from gateway.schemas import Completed, Language, Message, Prompt, Token
 from gateway.templates import family, render
 from gateway.tickets import Ticket
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
@@ -168,6 +169,8 @@ class Generation:
         self.prepared = prepared
         self._request = request
         self._stack = AsyncExitStack()
+        self._attempts = Attempts(prepared.spec, line.metrics)
+        self._attempt = AsyncExitStack()  # what the call that is under way holds open
         self._ticket: Ticket | None = None
         self._tokens: AsyncIterator[Token | Completed] | None = None
         self._whole: Completed | None = None
@@ -190,6 +193,7 @@ class Generation:
         """Take a place, and call the engine if there is one already. Closes itself on failure."""
         async with self._closed_on_error():
             self._stack.enter_context(self._line.metrics.open("gateway_generations_open", model=self.spec.id))
+            self._stack.push_async_callback(self._attempt.aclose)
             self._ticket = await self._line.ask(self.prepared, self._request)
             if self._ticket.granted:
                 await self._call_engine()
@@ -264,12 +268,15 @@ class Generation:
         """Send the prompt and wait for the first token.
 
         An engine that ended a moment ago may not be known to be gone yet. Nothing was sent then, so the
-        request asks for a place once more, and waits until the model is back.
+        request asks for a place once more, and waits until the model is back. Where there are several
+        engines, others have been tried by then, as far as that is allowed.
         """
+        ticket = self._entered()
+        self._sent = time.perf_counter()
         try:
-            await self._send(self._entered())
+            await self._attempts.at(ticket, self._send)
         except EngineUnreachable as error:
-            if self._asked_again or not error.nothing_sent:
+            if self._asked_again or not error.nothing_sent or ticket.has_replicas:
                 raise
             self._asked_again = True
             await self._ask_again(self._entered())
@@ -280,27 +287,38 @@ class Generation:
         self._queued_s, self._loaded_s = lost.queue_s, lost.load_s
         self._ticket = await self._line.ask(self.prepared, self._request, waited_s=lost.waited_s)
 
-    async def _send(self, ticket: Ticket) -> None:
-        spec, prepared = self.spec, self.prepared
-        engine, clocks = self._line.engine(spec), _clocks(spec)
-        self._sent = time.perf_counter()
+    async def _send(self, url: str) -> None:
+        prepared, clocks = self.prepared, self._attempts.clocks()
+        engine = self._line.engine(self.spec)
+        if self._tokens is not None:
+            await self._attempt.aclose()
         if rules.streamable(prepared.parameters):
             opened = engine.stream(
-                ticket.url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
+                url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
             )
-            self._tokens = await self._stack.enter_async_context(opened)
+            self._tokens = await self._attempt.enter_async_context(opened)
         else:
-            self._whole = await engine.generate(ticket.url, prepared.prompt, prepared.parameters, clocks)
+            self._whole = await engine.generate(url, prepared.prompt, prepared.parameters, clocks)
         self._first_token = time.perf_counter()
 
     async def _pieces(self, ticket: Ticket) -> AsyncIterator[Token | Completed]:
+        """The answer as it comes. One that breaks off before its first piece begins anew elsewhere."""
         ticket.heard()
         if self._whole is not None:
             yield self._whole
-        elif self._tokens is not None:
-            async for event in self._tokens:
-                ticket.heard()
-                yield event
+        given = False
+        while self._tokens is not None:
+            try:
+                async for event in self._tokens:
+                    ticket.heard()
+                    given = True
+                    yield event
+            except GatewayError as error:
+                if given:
+                    raise
+                await self._attempts.after(error, ticket, self._send)
+            else:
+                return
 
     def _answer(self, done: Completed) -> Answer:
         receipt = self._receipt(time.perf_counter())
@@ -353,17 +371,8 @@ class Generation:
         elif isinstance(error, Exception):
             self._outcome = "internal_error"
         if self._ticket is not None:
+            self._ticket.left("answered" if self._outcome == "ok" else outcome_of(error))
             if error is not None and is_suspect(error):
                 self._ticket.suspect(str(error), silent=is_silence(error))
             self._ticket.close()
         self._line.metrics.count("gateway_generations_total", model=self.spec.id, outcome=self._outcome)
-
-
-def _clocks(spec: ModelSpec) -> Clocks:
-    times = spec.timeouts
-    return Clocks(
-        connect_s=times.connect_s,
-        first_token_s=times.first_token_s,
-        between_tokens_s=times.between_tokens_s,
-        total_s=times.total_s,
-    )

@@ -14,8 +14,11 @@ from contextlib import aclosing
 
 from gateway.config import ModelSpec, Probes
 from gateway.errors import EngineError, EngineTimeout, GatewayError, ModelUnavailable
+from gateway.keeper import Keeper, probe
 from gateway.tickets import Condition, Progress
-from gateway.upstream.base import EngineClient, EngineUnreachable
+from gateway.upstream.address import shown
+from gateway.upstream.base import EngineClient
+from gateway.upstream.names import LookUp, system_look_up
 from gateway.upstream.supervisor import SupervisorClient, SupervisorStatus, SupervisorUnreachable
 
 POLL_S = 0.2
@@ -26,29 +29,30 @@ FORCE_GRACE_S = 1.0
 
 
 class ExternalEngine:
-    """An engine that somebody else starts and stops. All we do is to look."""
+    """Engines of one model that somebody else starts and stops. All we do is to look."""
 
     managed = False
 
-    def __init__(self, spec: ModelSpec, url: str, engine: EngineClient) -> None:
-        self.url = url
+    def __init__(self, spec: ModelSpec, engine: EngineClient, look_up: LookUp = system_look_up) -> None:
         self.available = False
-        self._engine = engine
-        self._probes = spec.probes
+        self._keeper = Keeper(spec, engine, look_up)
+        self.replicas = self._keeper.replicas
+
+    @property
+    def url(self) -> str:
+        """All its addresses, for people."""
+        return ", ".join(shown(replica.url) for replica in self.replicas.current)
 
     async def condition(self, timeout_s: float) -> Condition:
-        seen = await _probed(self._engine, self.url, timeout_s)
+        seen = await self._keeper.look(timeout_s)
         self.available = seen == "answers"
         return seen
 
     async def start(self, say: Callable[[Progress], None]) -> None:
-        """Blocks until it is there, however long that takes."""
-        passes = 0
-        while passes < self._probes.passes:
-            answers = await self.condition(self._probes.timeout_s) == "answers"
-            passes = passes + 1 if answers else 0
-            if passes < self._probes.passes:
-                await asyncio.sleep(RETURN_POLL_S)
+        """Blocks until one replica is there, however long that takes."""
+        self.replicas.doubt()
+        await self._keeper.until(lambda: self.replicas.any_up, RETURN_POLL_S, lambda: 0.0)
+        self.available = True
 
     async def stop(self, *, force: bool) -> None:
         raise ModelUnavailable(
@@ -60,9 +64,17 @@ class ExternalEngine:
         raise ModelUnavailable(f"The log of the engine at {self.url} is with whoever runs it.")
 
     async def watch(self, heard_at: Callable[[], float]) -> str:
-        reason = await _until_probes_fail(self._engine, self.url, self._probes, heard_at)
+        """A model lives as long as one of its replicas does."""
+        if not self.replicas.any_up:
+            self.replicas.trust()
+        await self._keeper.until(lambda: self.replicas.all_down, RETURN_POLL_S, heard_at)
         self.available = False
-        return reason
+        return self._why_down()
+
+    def _why_down(self) -> str:
+        gone = self.replicas.current
+        reasons = [f"{shown(replica.url)}: {replica.reason}" for replica in gone]
+        return gone[0].reason or "" if len(gone) == 1 else "no replica answers. " + " ".join(reasons)
 
 
 class SupervisedEngine:
@@ -102,7 +114,7 @@ class SupervisedEngine:
             return "stopping"
         if status is not None and status.state != "running":
             return "ended"
-        seen = await _probed(self._engine, self.url, timeout_s)
+        seen, _ = await probe(self._engine, self.url, timeout_s)
         return "loading" if status is not None and seen == "ended" else seen
 
     async def start(self, say: Callable[[Progress], None]) -> None:
@@ -117,8 +129,8 @@ class SupervisedEngine:
                 say(Progress(status.phase or "starting", status.progress))
             if patience.is_over(status):
                 raise EngineTimeout(_no_progress(self._spec, status))
-            answers = await _probed(self._engine, self.url, self._spec.probes.timeout_s) == "answers"
-            passes = passes + 1 if answers else 0
+            seen, _ = await probe(self._engine, self.url, self._spec.probes.timeout_s)
+            passes = passes + 1 if seen == "answers" else 0
             if passes < self._spec.probes.passes:
                 await asyncio.sleep(POLL_S)
 
@@ -142,7 +154,8 @@ class SupervisedEngine:
     async def _check_both_are_gone(self) -> None:
         """An engine dies with its supervisor: a container that was stopped from outside is no failure."""
         self.available = False
-        if await _probed(self._engine, self.url, QUICK_PROBE_S) != "ended":
+        seen, _ = await probe(self._engine, self.url, QUICK_PROBE_S)
+        if seen != "ended":
             raise ModelUnavailable(
                 f"The engine of {self._spec.id} still answers, but its supervisor cannot be reached.",
                 hint="See whether the supervisor runs, and whether the network lets the gateway through.",
@@ -175,17 +188,6 @@ class SupervisedEngine:
             except GatewayError:
                 self.available = False
             await asyncio.sleep(POLL_S)
-
-
-async def _probed(engine: EngineClient, url: str, timeout_s: float) -> Condition:
-    """What a probe of the engine alone shows."""
-    try:
-        await engine.healthy(url, timeout_s)
-    except EngineUnreachable:
-        return "ended"
-    except GatewayError:
-        return "busy"
-    return "answers"
 
 
 def _ended(status: SupervisorStatus) -> str:

@@ -23,10 +23,11 @@ from gateway.generation import Generations
 from gateway.metrics import Metrics
 from gateway.scenarios import ScenarioBook, scenario_from
 from gateway.upstream import ENGINES
+from gateway.upstream.names import LookUp, system_look_up
 from gateway.upstream.transport import open_client
 
 
-def create_app(settings: Settings, registry: Registry) -> FastAPI:
+def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = system_look_up) -> FastAPI:
     """The gateway as an ASGI application. Nothing runs before its lifespan begins.
 
     Raises SettingsError when a secret cannot be read, or anybody on the network could come in.
@@ -40,7 +41,9 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(telemetry.running(metrics, _statsd(settings)))
             http = await stack.enter_async_context(open_client())
-            app.state.services = await _services(settings, registry, metrics, Outward(http, token), stack)
+            app.state.services = await _services(
+                settings, registry, metrics, Outward(http, token, look_up), stack
+            )
             yield
 
     app = FastAPI(

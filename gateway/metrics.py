@@ -125,6 +125,7 @@ TABLE = (
     ),
     Metric("gateway_loop_lag_seconds", "histogram", "how late the gateway itself is", (), "seconds", _LAGS_S),
     # Models and what they stand on.
+    Metric("gateway_replicas", "gauge", "replicas of a model by state", ("model", "state")),
     Metric("gateway_in_flight", "gauge", "requests inside the engine now", ("model",)),
     Metric("gateway_queued", "gauge", "requests that wait now", ("model",)),
     Metric("gateway_model_state", "gauge", "1 for the state a model is in, else 0", ("model", "state")),

@@ -117,7 +117,7 @@ class ModelManager:
         entry = self._entries[model]
         if not self._is_in(model):
             return
-        if not silent:
+        if not silent or entry.replicas.several:
             self._spawn(self.look(model, reason))
         elif self.now() - entry.heard_at >= entry.silence_s:
             self._dispatch(Died(model, reason))
@@ -150,7 +150,7 @@ class ModelManager:
         return self._entries[model]
 
     def url_if_ready(self, model: str) -> str | None:
-        return self._entries[model].control.url if self._is_in(model) else None
+        return self._entries[model].replicas.best(self.now()).url if self._is_in(model) else None
 
     def any_ready(self) -> bool:
         """Whether at least one model answers, or can be brought in on request."""

@@ -104,15 +104,18 @@ def _explain(detail: Mapping[str, Any]) -> Problem:
     if detail["type"] == "missing":
         return Problem(path, "is required")
     if detail["type"] == "string_pattern_mismatch":
-        return Problem(
-            path, f"{detail['input']!r} does not have the right form: {_FORMS.get(str(loc[-1]), _NAME_FORM)}"
-        )
+        return Problem(path, f"{detail['input']!r} does not have the right form: {_form_at(loc)}")
     return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]} (got {_short(detail['input'])})")
 
 
 _NAME_FORM = "letters, digits, `.`, `_`, `-`, at most 64, beginning with a letter or digit"
 _URL_FORM = "an address such as http://127.0.0.1:8080"
-_FORMS = {"url": _URL_FORM, "supervisor": _URL_FORM}
+_FORMS = {"url": _URL_FORM, "supervisor": _URL_FORM, "replicas": _URL_FORM}
+
+
+def _form_at(loc: tuple[Any, ...]) -> str:
+    names = [part for part in loc if isinstance(part, str)]
+    return _FORMS.get(names[-1], _NAME_FORM) if names else _NAME_FORM
 
 
 def _path(loc: tuple[Any, ...]) -> str:
@@ -146,6 +149,7 @@ def _across(raw: Mapping[str, Any], families: Collection[str], engines: Collecti
         yield from _known(f"{path}.family", model.get("family"), families)
         yield from _known(f"{path}.engine", model.get("engine"), engines)
         yield from _where(path, model)
+        yield from _replicas(path, model)
         yield from _ports(path, model)
         yield from _without_effect(path, model)
         yield from _memory(path, model, devices)
@@ -213,9 +217,28 @@ def _where(path: str, model: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(f"{path}.command", "must contain {port}, the port on which the engine is to listen")
 
 
+def _replicas(path: str, model: Mapping[str, Any]) -> Iterator[Problem]:
+    """Several engines behind one model are a matter of whoever runs them."""
+    for key in ("replicas", "routing"):
+        if model.get(key) and _managed(model):
+            how = "command" if model.get("command") is not None else "supervisor"
+            yield Problem(
+                f"{path}.{key}",
+                f"cannot be used with `{how}`: a supervisor starts and stops one engine; leave out `{how}` "
+                "where somebody else runs the engines, or give each a model of its own",
+            )
+    if model.get("replicas") and model.get("url") is None and not _managed(model):
+        yield Problem(f"{path}.replicas", "needs `url`: the first of the addresses stands there")
+    urls = [str(url).rstrip("/") for url in (model.get("url"), *_list(model.get("replicas"))) if url]
+    for url, count in Counter(urls).items():
+        if count > 1:
+            yield Problem(f"{path}.replicas", f"the address {url} stands {count} times in this model")
+
+
 def _ports(path: str, model: Mapping[str, Any]) -> Iterator[Problem]:
-    for key in ("url", "supervisor"):
-        url = model.get(key)
+    addresses = [(key, model.get(key)) for key in ("url", "supervisor")]
+    addresses += [(f"replicas[{at}]", url) for at, url in enumerate(_list(model.get("replicas")))]
+    for key, url in addresses:
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             continue
         authority = url.split("://", 1)[1].partition("/")[0]

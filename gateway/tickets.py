@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from gateway.device import DeviceMemory
 from gateway.errors import GatewayError, ModelUnavailable, Overloaded, WaitTimeout
+from gateway.replicas import Outcome, ReplicaSet, Visit
 from gateway.scheduler import Outlook, Refuse, State
 
 
@@ -32,7 +33,7 @@ class EngineControl(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Where it answers; when somebody else runs it, for people alone."""
         ...
 
     @property
@@ -87,6 +88,12 @@ class Entry:
     watcher: asyncio.Task[None] | None = None
     look: asyncio.Task[Condition] | None = None
     scout: asyncio.Task[None] | None = None
+    replicas: ReplicaSet = field(default_factory=lambda: ReplicaSet(()))
+    """Where requests go. Left out: to the one address of ``control``."""
+
+    def __post_init__(self) -> None:
+        if not self.replicas.all:
+            self.replicas = ReplicaSet([self.control.url], trusted=True)
 
 
 class Owner(Protocol):
@@ -102,7 +109,17 @@ class Owner(Protocol):
 class Ticket:
     """One request's place: in a queue, then in an engine. ``close`` gives it back, always."""
 
-    __slots__ = ("_asked_at", "_closed", "_entry", "_granted_at", "_manager", "_news", "id", "refusal")
+    __slots__ = (
+        "_asked_at",
+        "_closed",
+        "_entry",
+        "_granted_at",
+        "_manager",
+        "_news",
+        "_visit",
+        "id",
+        "refusal",
+    )
 
     def __init__(self, owner: Owner, entry: Entry, ticket_id: int) -> None:
         self.id = ticket_id
@@ -113,15 +130,11 @@ class Ticket:
         self._news = asyncio.Event()
         self.refusal: GatewayError | None = None
         self._closed = False
+        self._visit: Visit | None = None
 
     @property
     def granted(self) -> bool:
         return self._granted_at is not None
-
-    @property
-    def url(self) -> str:
-        """The engine's address, once granted."""
-        return self._entry.control.url
 
     @property
     def waited_s(self) -> float:
@@ -161,9 +174,32 @@ class Ticket:
         if self.refusal is not None:
             raise self.refusal
 
+    def visit(self) -> str:
+        """The address of the engine that the request goes to, once granted."""
+        self._visit = self._entry.replicas.enter(self._manager.now())
+        return self._visit.replica.url
+
+    def visit_another(self, been: Collection[str]) -> str | None:
+        """Of another engine of the same model, when there is a good one and a second try is not too much."""
+        self._visit = self._entry.replicas.enter_another(self._manager.now(), been)
+        return self._visit.replica.url if self._visit is not None else None
+
+    def left(self, outcome: Outcome, reason: str | None = None) -> None:
+        """The engine is done with the request, one way or the other. Harmless when it was left before."""
+        visit, self._visit = self._visit, None
+        if visit is not None:
+            self._entry.replicas.leave(visit, outcome, self._manager.now(), reason)
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether several engines answer for the model."""
+        return self._entry.replicas.several
+
     def heard(self) -> None:
         """The engine has sent something for this request: it lives."""
-        self._entry.heard_at = self._manager.now()
+        now = self._entry.heard_at = self._manager.now()
+        if self._visit is not None:
+            self._visit.replica.heard_at = now
 
     def suspect(self, reason: str, *, silent: bool) -> None:
         """The engine failed this request in a way that may concern all. ``silent``: it said nothing."""
@@ -171,9 +207,10 @@ class Ticket:
 
     async def lost(self) -> None:
         """Nothing answered at the engine's address. Returns once the manager has looked, and knows."""
-        await self._manager.look(self._entry.id, f"nothing answers at {self.url}")
+        await self._manager.look(self._entry.id, f"nothing answers at {self._entry.control.url}")
 
     def close(self) -> None:
+        self.left("unknown")
         if not self._closed:
             self._closed = True
             self._manager.closed(self.id, granted=self.granted)

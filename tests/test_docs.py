@@ -43,6 +43,7 @@ RECORD_SECTIONS = {
     "Timeouts": "`timeouts` of a model",
     "Weights": "`weights` of a model",
     "Probes": "`probes` of a model",
+    "Routing": "`routing` of a model",
     "DeviceSpec": "One of `devices`",
     "Switching": "`switching`",
     "ScenarioSpec": "One of `scenarios`",

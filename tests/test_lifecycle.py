@@ -26,6 +26,10 @@ def spec(**record: Any) -> ModelSpec:
     return ModelSpec.model_validate(base | record)
 
 
+def foreign(**record: Any) -> ModelSpec:
+    return ModelSpec.model_validate({"id": "m", "family": "chatml", "url": URL} | record)
+
+
 @dataclass
 class ScriptedEngine:
     """Probe by probe: ``+`` healthy, ``-`` not, ``0`` nobody there, ``t`` too late; the last word holds."""
@@ -117,7 +121,7 @@ async def test_foreign_engine_is_back_after_enough_passes_in_a_row(
 ) -> None:
     engine = ScriptedEngine(script)
 
-    await ExternalEngine(spec(probes={"passes": passes}), URL, engine).start(lambda _: None)  # type: ignore[arg-type]
+    await ExternalEngine(foreign(probes={"passes": passes}), engine).start(lambda _: None)  # type: ignore[arg-type]
 
     assert engine.probes == probes
 
@@ -125,9 +129,9 @@ async def test_foreign_engine_is_back_after_enough_passes_in_a_row(
 @pytest.mark.parametrize(("fails", "script", "probes"), [(1, "+-", 2), (3, "--+---", 6)])
 async def test_engine_is_down_after_enough_failures_in_a_row(fails: int, script: str, probes: int) -> None:
     engine = ScriptedEngine(script)
-    record = spec(probes={"fails": fails, "interval_s": 1e-6})
+    record = foreign(probes={"fails": fails, "interval_s": 1e-6})
 
-    reason = await ExternalEngine(record, URL, engine).watch(NOBODY_HEARD)  # type: ignore[arg-type]
+    reason = await ExternalEngine(record, engine).watch(NOBODY_HEARD)  # type: ignore[arg-type]
 
     assert engine.probes == probes
     assert reason == f"{fails} probes in a row failed: no answer."
@@ -135,11 +139,11 @@ async def test_engine_is_down_after_enough_failures_in_a_row(fails: int, script:
 
 async def test_engine_that_sends_tokens_lives_whatever_its_probe_says() -> None:
     engine = ScriptedEngine("-")
-    record = spec(probes={"fails": 1, "interval_s": 1e-6})
+    record = foreign(probes={"fails": 1, "interval_s": 1e-6})
     tokens_until_probe = 50
     heard: Callable[[], float] = lambda: float("inf") if engine.probes < tokens_until_probe else 0.0  # noqa: E731
 
-    await ExternalEngine(record, URL, engine).watch(heard)  # type: ignore[arg-type]
+    await ExternalEngine(record, engine).watch(heard)  # type: ignore[arg-type]
 
     assert engine.probes == tokens_until_probe
 
@@ -297,4 +301,4 @@ async def test_new_supervisor_is_asked_when_the_old_one_is_gone() -> None:
 
 async def test_only_a_managed_engine_can_be_stopped() -> None:
     with pytest.raises(ModelUnavailable, match="not ours to stop"):
-        await ExternalEngine(spec(), URL, ScriptedEngine("+")).stop(force=True)  # type: ignore[arg-type]
+        await ExternalEngine(foreign(), ScriptedEngine("+")).stop(force=True)  # type: ignore[arg-type]

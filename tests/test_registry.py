@@ -9,6 +9,7 @@ from gateway.cli import load_registry
 from gateway.config import ModelSpec
 from gateway.registry import RegistryError, device_of
 
+URL_FORM = "an address such as http://127.0.0.1:8080"
 SMALLEST = {"id": "qwen2", "family": "qwen2", "url": "http://127.0.0.1:8080"}
 REPOSITORY = Path(__file__).parent.parent
 
@@ -231,3 +232,51 @@ def test_only_managed_models_take_memory_of_a_device(tmp_path: Path) -> None:
 
     assert [device_of(model, registry) for model in registry.models] == [None, "gpu0"]
     assert registry.models[1].memory == 10 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [
+        ({"supervisor": "http://127.0.0.1:9000"}, "supervisor"),
+        ({"url": None, "command": ["engine", "{port}"]}, "command"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("key", "value"), [("replicas", ["http://127.0.0.1:8081"]), ("routing", {"resolve_s": 0})]
+)
+def test_replicas_of_an_engine_that_is_ours_are_refused_with_the_reason(
+    tmp_path: Path, where: dict[str, object], how: str, key: str, value: object
+) -> None:
+    (found,) = problems(tmp_path, {"models": [SMALLEST | where | {key: value}]})
+
+    assert found == (
+        f"models[0].{key}: cannot be used with `{how}`: a supervisor starts and stops one engine; leave out "
+        f"`{how}` where somebody else runs the engines, or give each a model of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (
+            SMALLEST | {"replicas": ["http://127.0.0.1:8080/"]},
+            "models[0].replicas: the address http://127.0.0.1:8080 stands 2 times in this model",
+        ),
+        (
+            SMALLEST | {"replicas": ["http://b:99999"]},
+            "models[0].replicas[0]: has the port '99999'; a port is a number from 1 to 65535",
+        ),
+        (
+            SMALLEST | {"replicas": ["10.0.0.7:80"]},
+            f"models[0].replicas[0]: '10.0.0.7:80' does not have the right form: {URL_FORM}",
+        ),
+        (
+            {"id": "qwen2", "family": "qwen2", "replicas": ["http://b:80"]},
+            "models[0].replicas: needs `url`: the first of the addresses stands there",
+        ),
+    ],
+)
+def test_replicas_that_cannot_be_are_refused(
+    tmp_path: Path, record: dict[str, object], expected: str
+) -> None:
+    assert expected in problems(tmp_path, {"models": [record]})

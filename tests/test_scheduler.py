@@ -22,6 +22,7 @@ from gateway.scheduler import (
     Tick,
     UnloadAsked,
 )
+from gateway.switching.vocabulary import ReplicasChanged
 
 # Coming in
 
@@ -37,6 +38,21 @@ def test_the_first_request_starts_its_model_and_is_granted_when_it_is_there() ->
 def test_models_that_fit_together_are_started_together() -> None:
     desk = Desk(capacity_gb=24)
     assert desk.say(0, Arrived(1, "a"), Arrived(2, "b")) == [Start("a"), Start("b")]
+
+
+def test_max_concurrent_counts_once_for_each_replica() -> None:
+    desk = Desk([model("a", max_concurrent=2, managed=False)])
+    desk.say(0, *(Arrived(request, "a") for request in range(1, 8)))
+    assert desk.scheduler.view("a").in_flight == 2
+
+    assert desk.say(1, ReplicasChanged("a", 3)) == [Grant(3), Grant(4), Grant(5), Grant(6)]
+    assert desk.say(2, ReplicasChanged("a", 1), Finished(1), Finished(2), Finished(3), Finished(4)) == []
+    assert desk.say(3, Finished(5)) == [Grant(7)]
+
+
+def test_a_model_whose_replicas_are_all_bad_counts_as_one() -> None:
+    desk = Desk([model("a", max_concurrent=1, managed=False)])
+    assert desk.say(0, ReplicasChanged("a", 0), Arrived(1, "a"), Arrived(2, "a")) == [Grant(1)]
 
 
 def test_beyond_max_concurrent_requests_wait_and_go_by_priority_then_age() -> None:

@@ -19,6 +19,8 @@ from gateway.api.streams import EventStream, until_left
 from gateway.config import ModelSpec
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.events import ModelEvent
+from gateway.replicas import Replica
+from gateway.upstream.address import shown
 from gateway.wire.sse import encode_comment, encode_event
 
 MAX_TAIL = 2000
@@ -149,11 +151,18 @@ def _model(services: Services, spec: ModelSpec) -> dict[str, Any]:
         "memory_bytes": view.footprint_bytes if spec.managed else None,
         "limits": spec.limits.model_dump(),
     }
+    if not spec.managed:
+        row["replicas"] = [_replica(replica) for replica in entry.replicas.all]
     if view.reason:
         row["reason"] = view.reason
     if entry.progress is not None:
         row["progress"] = {"phase": entry.progress.phase, "fraction": entry.progress.fraction}
     return row
+
+
+def _replica(replica: Replica) -> dict[str, Any]:
+    row = {"url": shown(replica.url), "state": replica.state.value, "outstanding": replica.outstanding}
+    return {**row, "reason": replica.reason} if replica.reason else row
 
 
 async def _transitions(services: Services) -> AsyncGenerator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.services import Services
+from gateway.attempts import Attempts
 from gateway.config import ModelSpec
 from gateway.errors import InvalidRequest
 from gateway.schemas import TokenSpan
@@ -32,7 +33,9 @@ async def _asked(services: Services, spec: ModelSpec, text: str) -> tuple[TokenS
     try:
         while not ticket.granted:
             await ticket.wait(None)
-        return await services.generations.engine(spec).tokenize(ticket.url, text)
+        engine = services.generations.engine(spec)
+        attempts = Attempts(spec, services.metrics)
+        return await attempts.at(ticket, lambda url: engine.tokenize(url, text))
     except EngineUnreachable:
         await ticket.lost()
         raise

@@ -56,6 +56,7 @@ class Model:
     stop_began: float | None = None  # of an orderly stop, which is worth measuring
     makes_room_for: Model | None = None  # why it drains; None for an unload, which is not taken back
     claim: bool = False  # its hand-over has begun: the memory that is being freed is for it
+    replicas: int = 1
     soonest_due: float = math.inf  # over ``waiting``
     soonest_deadline: float = math.inf
 
@@ -82,7 +83,12 @@ class Model:
         return self.state in (State.DRAINING, State.STOPPING) and not self.stuck
 
     def can_admit(self) -> bool:
-        return self.state is State.READY and len(self.running) < self.policy.max_concurrent
+        return self.state is State.READY and len(self.running) < self.slots
+
+    @property
+    def slots(self) -> int:
+        """How many requests its engines take together."""
+        return self.policy.max_concurrent * self.replicas
 
     def asks_for_room(self, now: float) -> bool:
         """Somebody wants it, it is not there, and it is not in back-off."""

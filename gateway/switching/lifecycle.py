@@ -18,6 +18,7 @@ from gateway.switching.vocabulary import (
     ModelEvent,
     RefusalCode,
     Refuse,
+    ReplicasChanged,
     Start,
     Started,
     StartFailed,
@@ -128,8 +129,8 @@ class Lifecycle:
             case Started(footprint_bytes=learnt):
                 self._learn(model, device, learnt)
                 self._started(model, now)
-            case FootprintLearnt(bytes=learnt):
-                self._learn(model, device, learnt)
+            case FootprintLearnt() | ReplicasChanged():
+                self._sized(event, model, device)
             case StartFailed(reason=reason):
                 self._start_failed(model, now, reason)
             case Stopped():
@@ -159,6 +160,12 @@ class Lifecycle:
         else:
             self.actions.append(Stop(model.policy.id))
             self._change(model, State.STOPPING, "was being stopped already", now)
+
+    def _sized(self, event: FootprintLearnt | ReplicasChanged, model: Model, device: Device) -> None:
+        if isinstance(event, ReplicasChanged):
+            model.replicas = max(1, event.count)
+        else:
+            self._learn(model, device, event.bytes)
 
     def _learn(self, model: Model, device: Device, learnt: int | None) -> None:
         """What has run on a device fits it, whatever the reading says."""

@@ -132,7 +132,7 @@ def _latest(durations: Iterable[float | None]) -> float | None:
 
 def _queue_s(model: Model, position: int) -> float | None:
     """How long those ahead keep the slots of a model that is ready."""
-    slots = model.policy.max_concurrent
+    slots = model.slots
     beyond = position - max(0, slots - len(model.running))
     if beyond <= 0:
         return 0.0

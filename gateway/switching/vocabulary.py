@@ -154,6 +154,14 @@ class FootprintLearnt:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicasChanged:
+    """So many engines answer for the model, each with room for ``max_concurrent``. Never counts below one."""
+
+    model: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class NeighbourUses:
     """Memory of the device that processes which are not ours hold now."""
 
@@ -181,7 +189,16 @@ class Tick:
 
 
 ModelEvent = (
-    Started | StartFailed | Stopped | StopFailed | Died | LoadAsked | UnloadAsked | FootprintLearnt | Found
+    Started
+    | StartFailed
+    | Stopped
+    | StopFailed
+    | Died
+    | LoadAsked
+    | UnloadAsked
+    | FootprintLearnt
+    | ReplicasChanged
+    | Found
 )
 Event = Arrived | Left | Finished | ModelEvent | NeighbourUses | Tick
 

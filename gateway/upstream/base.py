@@ -16,7 +16,7 @@ Clock = Literal["connect", "first_token", "between_tokens", "total"]
 
 
 class EngineClient(Protocol):
-    """One kind of engine. ``url`` is the engine's base address, without a route.
+    """One kind of engine. ``url`` is the engine's base address, without a route (see ``address``).
 
     ``parameters`` are TGI's; those that are None are not sent. Every method raises only GatewayError
     (or lets a cancellation through), and no message holds the prompt.
@@ -67,6 +67,10 @@ class EngineClient(Protocol):
 
     async def info(self, url: str, timeout_s: float) -> Mapping[str, Any]:
         """What the engine says about itself, as it says it."""
+        ...
+
+    def forget(self, url: str) -> None:
+        """There is no such address any more: nothing need be remembered of it."""
         ...
 
 

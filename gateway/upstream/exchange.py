@@ -17,6 +17,7 @@ import httpx
 
 from gateway.errors import EngineError, GatewayError
 from gateway.schemas import Clocks
+from gateway.upstream.address import split_name
 from gateway.upstream.base import EngineUnreachable, Truncated
 from gateway.upstream.watch import Watch, clock_timeout
 from gateway.wire.sse import SseDecoder, SseEvent, SseOverflow
@@ -55,11 +56,13 @@ class Call:
     @property
     def address(self) -> str:
         """The address for people: without a user name or password that the URL may hold."""
+        where, name = split_name(self.base_url)
         try:
-            url = httpx.URL(self.base_url)
+            url = httpx.URL(where)
         except httpx.InvalidURL:
             return "the engine's address"
-        return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}{url.path.rstrip('/')}{self.path}"
+        place = f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}{url.path.rstrip('/')}{self.path}"
+        return f"{place} ({name})" if name else place
 
 
 class DataStream:
@@ -146,8 +149,11 @@ async def fetch(client: httpx.AsyncClient, call: Call, clocks: Clocks) -> Answer
 async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: Watch) -> httpx.Response:
     # Reading and writing have no time-out of their own: the watch knows what is being waited for.
     timeout = httpx.Timeout(None, connect=clocks.connect_s, pool=clocks.connect_s)
-    headers = None if call.content is None else _JSON
-    url = call.base_url.rstrip("/") + call.path
+    where, name = split_name(call.base_url)
+    headers = {} if call.content is None else {**_JSON}
+    if name is not None:
+        headers["host"] = name
+    url = where.rstrip("/") + call.path
     try:
         with watch:
             request = client.build_request(

@@ -114,6 +114,9 @@ class OpenAiEngine:
         limit = {"max_total_tokens": served.context_tokens} if served.context_tokens else {}
         return {**served.card, "engine": served.flavour.name, **limit}
 
+    def forget(self, url: str) -> None:
+        self._served.pop(url, None)
+
     # ---------------------------------------------------------------- on the way
 
     async def _who(self, url: str, clocks: Clocks) -> Served:

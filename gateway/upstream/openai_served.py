@@ -33,10 +33,11 @@ class Place:
 
     @classmethod
     def of(cls, url: str) -> Place:
-        base, found, model = url.rstrip("/").partition(f"{MODELS}/")
+        where, sign, name = url.partition("#")  # see ``address``
+        base, found, model = where.rstrip("/").partition(f"{MODELS}/")
         if not found:
             base = base.removesuffix(MODELS).removesuffix("/v1")
-        return cls(base.rstrip("/"), model or None)
+        return cls(base.rstrip("/") + sign + name, model or None)
 
 
 async def ask(client: httpx.AsyncClient, place: Place, clocks: Clocks) -> Served:

@@ -96,6 +96,9 @@ class TgiEngine:
             raise error_of_answer(answer, call.address)
         return object_of(answer.body, call)
 
+    def forget(self, url: str) -> None:
+        """Nothing is remembered of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
