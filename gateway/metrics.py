@@ -39,6 +39,12 @@ TABLE = (
         "gateway_first_token_seconds", "histogram", "from sending the prompt to the first token", ("model",)
     ),
     Metric("gateway_total_seconds", "histogram", "the whole request", ("model",)),
+    Metric(
+        "gateway_fallbacks_total",
+        "counter",
+        "requests that went on to another model, since the one asked could not",
+        ("model", "to"),
+    ),
     Metric("gateway_starts_total", "counter", "starts of an engine by outcome", ("model", "outcome")),
     Metric("gateway_start_seconds", "histogram", "from the start of an engine to ready", ("model",)),
     Metric("gateway_model_state", "gauge", "1 for the state a model is in, else 0", ("model", "state")),
