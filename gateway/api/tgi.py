@@ -236,7 +236,8 @@ async def _events(
 ) -> AsyncGenerator[bytes]:
     """The body of a stream. The last token and the whole text are one event.
 
-    ``heard`` is told of the answer. A failure before the first chunk is raised; a later one is an event, and the end.
+    ``heard`` is told of the answer. A failure before the first chunk is raised; a later one is an event,
+    and the end.
     """
     index, begun = 0, False
     final: Token | None = None
