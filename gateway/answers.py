@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.routing import DIRECT, Origin
 from gateway.scheduler import Outlook
 from gateway.schemas import FinishReason
 from gateway.tickets import Progress
@@ -26,6 +27,16 @@ class Receipt:
     gateway_ms: float
     total_ms: float
 
+    @classmethod
+    def of(
+        cls, *, queue_s: float, load_s: float, prefill_s: float, decode_s: float, total_s: float
+    ) -> Receipt:
+        """The receipt for what was measured, in seconds; the gateway's own part is what remains."""
+        parts_s = (queue_s, load_s, prefill_s, decode_s, total_s)
+        queue_ms, load_ms, prefill_ms, decode_ms, total_ms = (round(1000 * part, 3) for part in parts_s)
+        rest = total_ms - queue_ms - load_ms - prefill_ms - decode_ms
+        return cls(queue_ms, load_ms, prefill_ms, decode_ms, round(max(0.0, rest), 3), total_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -39,16 +50,21 @@ class Answer:
     seed: int | None
     receipt: Receipt
     details: Mapping[str, Any] | None = None
+    origin: Origin = DIRECT
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A stream is still waiting for its turn or for its model."""
+    """A stream is still waiting for its turn or for its model.
+
+    With ``fell_back`` it says first of all that this model answers now, instead of another one.
+    """
 
     model_id: str
     outlook: Outlook
     waited_s: float
     progress: Progress | None
+    fell_back: Origin | None = None
 
     def is_news_after(self, said: Waiting, silence_s: float) -> bool:
         """Whether it differs from what was said last, or that was ``silence_s`` ago."""

@@ -10,7 +10,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.parameters import Parameters
@@ -22,6 +22,7 @@ Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]
 Seconds = Annotated[float, Field(gt=0)]
 PREFIX = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 TAGS = r"^[A-Za-z0-9_.-]+=[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+=[A-Za-z0-9_.-]+)*$"
+Weight = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
@@ -198,6 +199,38 @@ class ScenarioSpec(Record):
     parameters: Parameters = Field(Parameters(), description="default generation parameters")
 
 
+class AliasSpec(Record):
+    """Another name: for one model, or for several that share its requests. A plain text means ``to``."""
+
+    to: str | None = Field(None, description="the model it means; or split")
+    split: dict[Identifier, Weight] | None = Field(
+        None, min_length=1, description="models that share its requests: model id to weight"
+    )
+    sticky: Literal["session", "user", "none"] = Field(
+        "session",
+        description="whose requests stay with one model of a split: a session's, a user's or none",
+    )
+    fallback: tuple[Identifier, ...] = Field(
+        (), description="models that answer instead, in this order, when the one asked cannot"
+    )
+    block_requests: int = Field(
+        10, gt=0, description="models of a split that do not fit together: how far from its share one may be"
+    )
+    block_s: float | None = Field(
+        None, ge=0, description="the same: turns are at least this long; not set: three times the last load"
+    )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The ids of all that it may mean, the likeliest first."""
+        weights = self.split or {str(self.to): 1.0}
+        return tuple(sorted(weights, key=lambda model: -weights[model]))
+
+
+def _plain_alias(value: object) -> object:
+    return {"to": value} if isinstance(value, str) else value
+
+
 class Registry(Record):
     """The whole file."""
 
@@ -206,19 +239,25 @@ class Registry(Record):
     default_model: str | None = Field(
         None, description="who answers when a request names none; first if not set"
     )
-    aliases: dict[Alias, str] = Field(default_factory=dict, description="other names: alias to model id")
+    aliases: dict[Alias, Annotated[AliasSpec, BeforeValidator(_plain_alias)]] = Field(
+        default_factory=dict, description="other names: alias to model id, or to a record; see aliases"
+    )
     scenarios: dict[Identifier, ScenarioSpec] = Field(
         default_factory=dict, description="scenarios of your own"
     )
     switching: Switching = Field(default_factory=Switching, description="see switching")
 
     def default(self) -> str:
-        """The id of the model that answers when a request names none."""
+        """The id of the model that answers when a request names none; of a split, the likeliest."""
         return self.resolve(self.default_model) or self.models[0].id
 
+    def splits(self) -> dict[str, AliasSpec]:
+        """The aliases that mean several models."""
+        return {name: alias for name, alias in self.aliases.items() if alias.split is not None}
+
     def names(self) -> dict[str, str]:
-        """Every name a client may use, to the id it means."""
-        table: dict[str, str] = dict(self.aliases)
+        """Every name a client may use, to the id it means: of a split, the likeliest."""
+        table = {name: alias.models[0] for name, alias in self.aliases.items()}
         for model in self.models:
             table[model.id] = model.id
             table.update(dict.fromkeys(model.aliases, model.id))

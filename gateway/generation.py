@@ -7,58 +7,32 @@ before the first byte of the answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 
 from gateway import parameters as rules
 from gateway.answers import Answer, Receipt, Waiting
 from gateway.attempts import Attempts, outcome_of
 from gateway.config import ModelSpec, Registry
-from gateway.errors import EngineError, GatewayError, ModelNotFound
+from gateway.errors import EngineError, GatewayError
+from gateway.experiments import Experiments, Load, Seen
+from gateway.fallback import Succession
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
-from gateway.scenarios import ScenarioBook, messages_for
-from gateway.schemas import Completed, Language, Message, Prompt, Token
-from gateway.templates import family, render
+from gateway.preparing import GenerationRequest, Prepared, prepare
+from gateway.routing import Asked, Routing, Who
+from gateway.scenarios import ScenarioBook
+from gateway.scheduler import Outlook
+from gateway.schemas import Completed, Token
 from gateway.tickets import Ticket
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
 
+__all__ = ["Generation", "GenerationRequest", "Generations", "Prepared"]
 
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """What every dialect turns its body into.
-
-    Either ``inputs`` (through a scenario) or ``messages`` (a conversation). ``started`` is the instant,
-    on the monotonic clock, at which the request reached the gateway.
-    """
-
-    model: str | None
-    inputs: str | None
-    messages: tuple[Message, ...] | None
-    parameters: Mapping[str, Any]
-    started: float
-    scenario: str | None = None
-    language: Language | None = None
-    allow_special_tokens: bool = False
-    template_args: Mapping[str, str] = field(default_factory=dict)
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    stream: bool = False
-    wait_s: float | None = None
-    without: frozenset[str] = frozenset()
-    """Parameters that are off, whatever the defaults of model and scenario say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that has passed every check that needs no engine."""
-
-    spec: ModelSpec
-    prompt: Prompt
-    parameters: dict[str, Any]
+logger = logging.getLogger("gateway.generation")
 
 
 class Generations:
@@ -79,39 +53,17 @@ class Generations:
         self._engines = engines
         self._metrics = metrics
         self._heartbeat_s = heartbeat_s
+        self.routing = Routing(registry, manager)
+        self.experiments = Experiments(registry)
 
     def spec(self, name: str | None) -> ModelSpec:
-        """The model behind a name or alias; the default one for None. Raises ModelNotFound."""
-        wanted = self._registry.resolve(name) if name else self._registry.default()
-        for spec in self._registry.models:
-            if spec.id == wanted:
-                return spec
-        known = ", ".join(self._registry.names())
-        raise ModelNotFound(
-            f"There is no model `{name}`.", field="model_id", hint=f"Ask for one of: {known}."
-        )
+        """The model behind a name, of a split the likeliest; for None the default. Raises ModelNotFound."""
+        return self.routing.peek(Asked(name)).spec
 
     def prepare(self, request: GenerationRequest) -> Prepared:
         """Everything that can be refused without an engine. Raises InvalidRequest and ModelNotFound."""
-        spec = self.spec(request.model)
-        scenario = self._scenarios.get(request.scenario)
-        own = spec.parameters.model_dump(exclude_none=True)
-        # The operator's word for this very model counts for more than a default that is meant for all.
-        merged = rules.combine(scenario.parameters, own, request.parameters)
-        merged = {name: value for name, value in merged.items() if name not in request.without}
-        rules.check_together(merged, stream=request.stream)
-        if request.messages is None and scenario.is_raw:
-            return Prepared(spec, Prompt(request.inputs or ""), merged)
-        messages = request.messages or messages_for(scenario, request.inputs or "", request.language)
-        prompt = render(
-            family(spec.family),
-            messages,
-            add_generation_prompt=request.add_generation_prompt,
-            continue_final_message=request.continue_final_message,
-            allow_special_tokens=request.allow_special_tokens,
-            template_args=request.template_args,
-        )
-        return Prepared(spec, prompt, merged)
+        spec = request.who.spec if request.who is not None else self.spec(request.model)
+        return prepare(request, spec, self._scenarios)
 
     async def start(self, request: GenerationRequest) -> Generation:
         """Begin to answer. Whatever can be refused before the first byte is raised here.
@@ -119,6 +71,8 @@ class Generations:
         When the model can take the request now, this blocks until the first token is there. When it has
         to wait, this returns at once, and ``events`` says how the wait goes. The caller closes it.
         """
+        if request.who is None:
+            request = replace(request, who=self.routing.draw(Asked(request.model)))
         generation = Generation(self, self.prepare(request), request)
         await generation.enter()
         return generation
@@ -149,6 +103,10 @@ class Generations:
         wait_s = min(request.wait_s or spec.timeouts.wait_s, spec.timeouts.wait_s)
         return await self._manager.ask(spec.id, wait_s=max(0.0, wait_s - waited_s))
 
+    def last_load(self, spec: ModelSpec) -> Load:
+        entry = self._manager.entry(spec.id)
+        return Load(entry.ready_at, max(0.0, entry.ready_at - entry.loading_since))
+
     def engine(self, spec: ModelSpec) -> EngineClient:
         return self._engines[spec.engine]
 
@@ -168,6 +126,7 @@ class Generation:
         self._line = line
         self.prepared = prepared
         self._request = request
+        self._succession = Succession(request, request.who or Who(prepared.spec), line.prepare)
         self._stack = AsyncExitStack()
         self._attempts = Attempts(prepared.spec, line.metrics)
         self._attempt = AsyncExitStack()  # what the call that is under way holds open
@@ -178,11 +137,22 @@ class Generation:
         self._outcome = "client_gone"
         self._asked_again = False
         self._queued_s = self._loaded_s = 0.0  # with a place that was lost again
+        self._given: Answer | None = None
         self._closed = False
 
     @property
     def spec(self) -> ModelSpec:
         return self.prepared.spec
+
+    @property
+    def who(self) -> Who:
+        """Who answers, as far as is known by now, and how that came about."""
+        return self._succession.who
+
+    @property
+    def arm(self) -> str:
+        """The model that was drawn in a split; ``none`` without one."""
+        return self.who.origin.arm
 
     @property
     def waits(self) -> bool:
@@ -192,29 +162,76 @@ class Generation:
     async def enter(self) -> None:
         """Take a place, and call the engine if there is one already. Closes itself on failure."""
         async with self._closed_on_error():
-            self._stack.enter_context(self._line.metrics.open("gateway_generations_open", model=self.spec.id))
-            self._stack.push_async_callback(self._attempt.aclose)
-            self._ticket = await self._line.ask(self.prepared, self._request)
-            if self._ticket.granted:
-                await self._call_engine()
+            self._count_in()
+            while True:
+                try:
+                    ticket = await self._placed()
+                    if ticket.granted:
+                        await self._call_engine()
+                except GatewayError as error:
+                    await self._pass_on(error)
+                else:
+                    return
 
     async def events(self) -> AsyncGenerator[Waiting | Token | Answer]:
         """Waiting while there is a wait (at least every heartbeat), each Token, then one Answer."""
         async with self._closed_on_error():
-            said: Waiting | None = None
             while not self._called:
-                ticket = self._entered()
-                if ticket.granted:
-                    async for waiting in self._waiting_for_the_first_token():
-                        yield waiting
-                    continue
-                waiting = Waiting(self.spec.id, ticket.outlook(), ticket.waited_s, ticket.progress)
-                if said is None or waiting.is_news_after(said, self._line.heartbeat_s / 2):
-                    yield waiting
-                    said = waiting
-                await ticket.wait(self._line.heartbeat_s / 2)
+                try:
+                    async with aclosing(self._until_called()) as waits:
+                        async for waiting in waits:
+                            yield waiting
+                except GatewayError as error:
+                    yield await self._pass_on(error)
             async for event in self._pieces(self._entered()):
                 yield event if isinstance(event, Token) else self._answer(event)
+
+    async def _until_called(self) -> AsyncGenerator[Waiting]:
+        said: Waiting | None = None
+        while not self._called:
+            ticket = await self._placed()
+            if ticket.granted:
+                async for waiting in self._waiting_for_the_first_token():
+                    yield waiting
+                continue
+            waiting = Waiting(self.spec.id, ticket.outlook(), ticket.waited_s, ticket.progress)
+            if said is None or waiting.is_news_after(said, self._line.heartbeat_s / 2):
+                yield waiting
+                said = waiting
+            await ticket.wait(self._line.heartbeat_s / 2)
+
+    async def _placed(self) -> Ticket:
+        """The place, asked for if there is none. Who may fall back does not sit out a model's failure."""
+        if self._ticket is None:
+            self._ticket = await self._line.ask(self.prepared, self._request)
+        if self._succession.has_more and not self._ticket.granted:
+            self._line.routing.expect(self.spec)
+        return self._ticket
+
+    async def _pass_on(self, error: GatewayError) -> Waiting:
+        """After ``error``, go on with whoever answers instead. Raises what is to be told when nobody does."""
+        before = self.spec.id
+        self._put_back(error)
+        self.prepared = self._succession.next(error, self._sent or None)
+        self._line.metrics.count("gateway_fallbacks_total", model=before, to=self.spec.id)
+        await self._stack.aclose()
+        self._attempts = Attempts(self.spec, self._line.metrics)
+        self._count_in()
+        outlook = Outlook("queued", 0, None)
+        return Waiting(self.spec.id, outlook, self._succession.elapsed_s, None, self.who.origin)
+
+    def _put_back(self, error: GatewayError) -> None:
+        """End one try: the time that it took counts as waiting."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._loaded_s += ticket.load_s
+            _give_back(ticket, error)
+        self._queued_s = self._succession.elapsed_s - self._loaded_s
+        self._asked_again = False
+
+    def _count_in(self) -> None:
+        self._stack.enter_context(self._line.metrics.open("gateway_generations_open", model=self.spec.id))
+        self._stack.push_async_callback(self._attempt.aclose)
 
     async def _waiting_for_the_first_token(self) -> AsyncIterator[Waiting]:
         """A stream that is open already does not fall silent for as long as a long prompt takes."""
@@ -233,11 +250,11 @@ class Generation:
         """The Answer alone."""
         async with self._closed_on_error():
             while not self._called:
-                ticket = self._entered()
-                if ticket.granted:
-                    await self._call_engine()
-                else:
-                    await ticket.wait(None)
+                try:
+                    ticket = await self._placed()
+                    await (self._call_engine() if ticket.granted else ticket.wait(None))
+                except GatewayError as error:
+                    await self._pass_on(error)
             async for event in self._pieces(self._entered()):
                 if isinstance(event, Completed):
                     return self._answer(event)
@@ -284,7 +301,8 @@ class Generation:
     async def _ask_again(self, lost: Ticket) -> None:
         await lost.lost()
         lost.close()
-        self._queued_s, self._loaded_s = lost.queue_s, lost.load_s
+        self._queued_s += lost.queue_s
+        self._loaded_s += lost.load_s
         self._ticket = await self._line.ask(self.prepared, self._request, waited_s=lost.waited_s)
 
     async def _send(self, url: str) -> None:
@@ -324,7 +342,7 @@ class Generation:
         receipt = self._receipt(time.perf_counter())
         self._outcome = "ok"
         self._record(done, receipt)
-        return Answer(
+        self._given = Answer(
             model_id=self.spec.id,
             text=done.text,
             finish_reason=done.finish_reason,
@@ -333,7 +351,9 @@ class Generation:
             seed=done.seed,
             receipt=receipt,
             details=done.details if self.prepared.parameters.get("details") or self._whole else None,
+            origin=self.who.origin,
         )
+        return self._given
 
     def _receipt(self, finished: float) -> Receipt:
         ticket = self._ticket
@@ -341,19 +361,15 @@ class Generation:
         load = self._loaded_s + (ticket.load_s if ticket else 0.0)
         prefill, decode = self._first_token - self._sent, finished - self._first_token
         total = finished - self._request.started
-        queue_ms, load_ms, prefill_ms, decode_ms, total_ms = (
-            round(1000 * seconds, 3) for seconds in (queue, load, prefill, decode, total)
-        )
-        rest = total_ms - queue_ms - load_ms - prefill_ms - decode_ms
-        return Receipt(queue_ms, load_ms, prefill_ms, decode_ms, round(max(0.0, rest), 3), total_ms)
+        return Receipt.of(queue_s=queue, load_s=load, prefill_s=prefill, decode_s=decode, total_s=total)
 
     def _record(self, done: Completed, receipt: Receipt) -> None:
         metrics, model = self._line.metrics, self.spec.id
-        metrics.count("gateway_tokens_out_total", done.completion_tokens, model=model, arm="none")
-        metrics.count("gateway_tokens_in_total", done.prompt_tokens or 0, model=model, arm="none")
+        metrics.count("gateway_tokens_out_total", done.completion_tokens, model=model, arm=self.arm)
+        metrics.count("gateway_tokens_in_total", done.prompt_tokens or 0, model=model, arm=self.arm)
         metrics.observe("gateway_queue_seconds", receipt.queue_ms / 1000, model=model)
         metrics.observe("gateway_load_seconds", receipt.load_ms / 1000, model=model)
-        metrics.observe("gateway_first_token_seconds", receipt.prefill_ms / 1000, model=model, arm="none")
+        metrics.observe("gateway_first_token_seconds", receipt.prefill_ms / 1000, model=model, arm=self.arm)
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Give everything back: the connection to the engine is closed, the place is free. Idempotent."""
@@ -370,9 +386,17 @@ class Generation:
             self._outcome = error.type
         elif isinstance(error, Exception):
             self._outcome = "internal_error"
+        load_s = self._loaded_s + (self._ticket.load_s if self._ticket else 0.0)
         if self._ticket is not None:
-            self._ticket.left("answered" if self._outcome == "ok" else outcome_of(error))
-            if error is not None and is_suspect(error):
-                self._ticket.suspect(str(error), silent=is_silence(error))
-            self._ticket.close()
+            _give_back(self._ticket, error, answered=self._outcome == "ok")
         self._line.metrics.count("gateway_generations_total", model=self.spec.id, outcome=self._outcome)
+        load = self._line.last_load(self.spec) if load_s > 0 else None
+        origin, streamed = self.who.origin, self._whole is None
+        self._line.experiments.record(Seen(origin, self._outcome, self._given, streamed, load, load_s))
+
+
+def _give_back(ticket: Ticket, error: BaseException | None, *, answered: bool = False) -> None:
+    ticket.left("answered" if answered else outcome_of(error))
+    if error is not None and is_suspect(error):
+        ticket.suspect(str(error), silent=is_silence(error))
+    ticket.close()

@@ -11,7 +11,17 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from gateway import __version__, telemetry
-from gateway.api import anthropic, anthropic_bodies, native, openai, openai_answers, ops, tgi, tgi_bodies
+from gateway.api import (
+    anthropic,
+    anthropic_bodies,
+    experiments,
+    native,
+    openai,
+    openai_answers,
+    ops,
+    tgi,
+    tgi_bodies,
+)
 from gateway.api.bodies import BodyRoute, cut_name
 from gateway.api.context import NATIVE, Envelope, RequestContext, error_response, request_id_of
 from gateway.api.services import Services
@@ -78,6 +88,9 @@ def _add_routes(app: FastAPI) -> None:
     add("POST", "/v1/models/{model_id:path}/load", ops.load)
     add("POST", "/v1/models/{model_id:path}/unload", ops.unload)
     add("GET", "/v1/events", ops.events)
+    add("GET", "/v1/experiments", experiments.experiments)
+    add("GET", "/v1/experiments/{alias:path}", experiments.experiment)
+    add("POST", "/v1/experiments/{alias:path}/reset", experiments.reset)
     add("POST", "/v1/chat/completions", openai.chat_completions)
     add("POST", "/v1/completions", openai.completions)
     for path in openai.NOT_OFFERED:

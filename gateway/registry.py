@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,10 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from gateway.config import ModelSpec, Registry
 from gateway.fields import did_you_mean, names_at
+from gateway.problems import Problem, points_at
+from gateway.registry_aliases import alias_problems
 
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: where (``models[1].family``), what, and what is allowed."""
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
+__all__ = ["Problem", "RegistryError", "device_of", "load", "parse"]
 
 
 class RegistryError(Exception):
@@ -178,19 +170,13 @@ def _names(raw: Mapping[str, Any], models: list[dict[str, Any]], ids: list[str])
                 yield Problem(path, f"the name `{name}` is taken already, by {owner[str(name)]}")
             owner.setdefault(str(name), path)
     known = sorted(set(owner))
-    for alias, target in _dict(raw.get("aliases")).items():
+    for alias in _dict(raw.get("aliases")):
         if str(alias) in owner:
             yield Problem(f"aliases.{alias}", f"the name `{alias}` is taken already, by {owner[str(alias)]}")
-        yield from _points_at(f"aliases.{alias}", target, sorted(set(ids)))
+    yield from alias_problems(_dict(raw.get("aliases")), sorted(set(ids)))
     if raw.get("default_model") is not None:
         targets = sorted({*known, *map(str, _dict(raw.get("aliases")))})
-        yield from _points_at("default_model", raw["default_model"], targets)
-
-
-def _points_at(path: str, target: object, ids: list[str]) -> Iterator[Problem]:
-    if target not in ids:
-        guess = did_you_mean(str(target), ids)
-        yield Problem(path, f"points at `{target}`, no model here{guess}; there are: {', '.join(ids)}")
+        yield from points_at("default_model", raw["default_model"], targets)
 
 
 def _known(path: str, value: object, allowed: Collection[str]) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from fastapi import Request, Response
@@ -13,14 +13,22 @@ from pydantic_core import to_json
 
 from gateway.answers import Answer, Waiting
 from gateway.api.anthropic_bodies import ENVELOPE, CountBody, MessagesBody, error_body, request_of
+from gateway.api.asking import asked_of, note_answer, who_answers
 from gateway.api.context import json_response, request_id_of
-from gateway.api.receipts import receipt_body, receipt_headers, waiting_comment
+from gateway.api.receipts import (
+    origin_body,
+    origin_headers,
+    receipt_body,
+    receipt_headers,
+    waiting_comment,
+)
 from gateway.api.services import services_of
 from gateway.api.stops import StopStrings
 from gateway.api.streams import EventStream, stream_limit_s, until_left
 from gateway.api.tokens import tokens_of
 from gateway.errors import EngineError, GatewayError
 from gateway.generation import Generation, GenerationRequest, Generations
+from gateway.routing import Who
 from gateway.schemas import Token
 from gateway.wire.sse import encode_event
 
@@ -50,29 +58,29 @@ async def messages(request: Request, body: MessagesBody) -> Response:
     While the model has to be brought in, a stream says so in comments, and sends pings.
     """
     services = services_of(request)
-    spec = services.generations.spec(body.model)
-    request.state.log = {"model": spec.id}
-    asked = request_of(body, request.state.started)
-    pieces = Reading(services.generations, asked, body.stop_sequences).pieces()
-    reply = Reply(spec.id, request_id_of(request))
+    who = who_answers(request, asked_of(request, body.model, metadata=body.metadata))
+    asked = replace(request_of(body, request.state.started), who=who)
+    reading = Reading(services.generations, asked, body.stop_sequences)
+    reply = Reply(request_id_of(request))
     if not body.stream:
-        text, end = await until_left(request, _collected(pieces))
-        request.state.log = {"model": spec.id, "tokens": end.answer.completion_tokens}
+        text, end = await until_left(request, _collected(reading.pieces()))
+        note_answer(request, end.answer)
         headers = receipt_headers(end.answer) | reply.headers
         return json_response(reply.whole(text, end), headers=headers)
-    events = _events(reply, pieces)
+    events = _events(request, reply, reading)
     head = await until_left(request, anext(events))
-    headers = {"x-gateway-model": spec.id} | reply.headers
-    return EventStream(head, events, headers, stream_limit_s(spec.timeouts))
+    headers = origin_headers(reading.who.spec.id, reading.who.origin) | reply.headers
+    return EventStream(head, events, headers, stream_limit_s(who.spec.timeouts))
 
 
 async def count_tokens(request: Request, body: CountBody) -> Response:
     """How many tokens the model would read, counted by its engine, which is waited for when it is away."""
     services = services_of(request)
-    prepared = services.generations.prepare(request_of(body, request.state.started))
+    who = services.generations.routing.peek(asked_of(request, body.model, metadata=body.metadata))
+    prepared = services.generations.prepare(replace(request_of(body, request.state.started), who=who))
     request.state.log = {"model": prepared.spec.id}
     tokens = await until_left(request, tokens_of(services, prepared.spec, prepared.prompt.text))
-    headers = {"x-gateway-model": prepared.spec.id} | Reply(prepared.spec.id, request_id_of(request)).headers
+    headers = {"x-gateway-model": prepared.spec.id} | Reply(request_id_of(request)).headers
     return json_response({"input_tokens": len(tokens)}, headers=headers)
 
 
@@ -86,6 +94,7 @@ class Reading:
         self._line = line
         self._asked = asked
         self._own_stops = own_stops
+        self._generation: Generation | None = None
         self._stops = StopStrings(own_stops)
         self._said: list[str] = []
         self._tokens = 0
@@ -94,12 +103,12 @@ class Reading:
         """Waiting while there is a wait, texts, one End. What can be refused is raised by the first."""
         generation = await self._line.start(self._asked)
         try:
-            prepared = generation.prepared
-            defaults = prepared.parameters.get("stop", ())
-            self._stops = StopStrings([*self._own_stops, *defaults, *prepared.prompt.stop])
+            self._answered_by(generation)
             async with aclosing(generation.events()) as events:
                 async for event in events:
                     if isinstance(event, Waiting):
+                        if event.fell_back is not None:
+                            self._answered_by(generation)
                         yield event
                         continue
                     if text := self._shown(event):
@@ -112,6 +121,19 @@ class Reading:
                         return
         finally:
             await generation.aclose()
+
+    @property
+    def who(self) -> Who:
+        """Who answers, once the first piece is there."""
+        if self._generation is None:
+            raise RuntimeError("nothing has been read yet")
+        return self._generation.who
+
+    def _answered_by(self, generation: Generation) -> None:
+        """Who answers has strings of its own that end a turn."""
+        self._generation, prepared = generation, generation.prepared
+        defaults = prepared.parameters.get("stop", ())
+        self._stops = StopStrings([*self._own_stops, *defaults, *prepared.prompt.stop])
 
     def _shown(self, event: Token | Answer) -> str:
         """What can be shown now."""
@@ -158,7 +180,6 @@ async def _collected(pieces: AsyncGenerator[Piece]) -> tuple[str, End]:
 class Reply:
     """One message: what its body and its events have in common."""
 
-    model_id: str
     request_id: str
     id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(12)}")
 
@@ -168,12 +189,14 @@ class Reply:
 
     def whole(self, text: str, end: End) -> dict[str, Any]:
         """A whole message. It always has one block: clients read the first one without looking."""
-        return self._message([{"type": "text", "text": text}], _ending(end), _usage(end.answer))
+        content, answer = [{"type": "text", "text": text}], end.answer
+        message = self._message(answer.model_id, content, _ending(end), _usage(answer))
+        return message | origin_body(answer.origin)
 
-    def opening(self) -> bytes:
+    def opening(self, model_id: str) -> bytes:
         """The first events of a stream."""
         nothing_yet: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
-        message = self._message([], nothing_yet, {"input_tokens": 0, "output_tokens": 0})
+        message = self._message(model_id, [], nothing_yet, {"input_tokens": 0, "output_tokens": 0})
         block = {"type": "text", "text": ""}
         return _event("message_start", message=message) + _event(
             "content_block_start", index=0, content_block=block
@@ -185,40 +208,56 @@ class Reply:
             return waiting_comment(piece) + PING
         if isinstance(piece, str):
             return _event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
-        answer = piece.answer
-        receipt = receipt_body(answer.receipt)
         return (
             _event("content_block_stop", index=0)
-            + _event("message_delta", delta=_ending(piece), usage=_usage(answer), receipt=receipt)
+            + _event("message_delta", delta=_ending(piece), usage=_usage(piece.answer), **_how(piece))
             + _event("message_stop")
         )
 
     def _message(
-        self, content: list[dict[str, str]], ending: dict[str, str | None], usage: dict[str, int]
+        self,
+        model_id: str,
+        content: list[dict[str, str]],
+        ending: dict[str, str | None],
+        usage: dict[str, int],
     ) -> dict[str, Any]:
         return {
             "id": self.id,
             "type": "message",
             "role": "assistant",
-            "model": self.model_id,
+            "model": model_id,
             "content": content,
             **ending,
             "usage": usage,
         }
 
 
-async def _events(reply: Reply, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[bytes]:
+async def _events(request: Request, reply: Reply, reading: Reading) -> AsyncGenerator[bytes]:
     """The body of a stream. A failure before its first event is raised; a later one is its last."""
-    opening = reply.opening()
+    begun = opened = False
     try:
-        async with aclosing(pieces):
+        async with aclosing(reading.pieces()) as pieces:
             async for piece in pieces:
-                events, opening = opening + reply.event(piece), b""
+                # The opening names the model: where another may answer yet, there are only comments before.
+                if not isinstance(piece, Waiting) or not reading.who.fallback:
+                    opening = b"" if opened else reply.opening(reading.who.spec.id)
+                    opened = True
+                    events = opening + reply.event(piece)
+                else:
+                    events = waiting_comment(piece)
+                if isinstance(piece, End):
+                    note_answer(request, piece.answer)
+                begun = True
                 yield events
     except GatewayError as error:
-        if opening:
+        if not begun:
             raise
         yield encode_event("error", to_json(error_body(error, reply.request_id)))
+
+
+def _how(end: End) -> dict[str, Any]:
+    """How the request went, in our own fields."""
+    return {**origin_body(end.answer.origin), "receipt": receipt_body(end.answer.receipt)}
 
 
 def _ending(end: End) -> dict[str, str | None]:

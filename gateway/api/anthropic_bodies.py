@@ -28,7 +28,6 @@ IGNORED: Final = frozenset(
         "cache_control",
         "diagnostics",
         "inference_geo",
-        "metadata",
         "service_tier",
         "speed",
         "user_profile_id",
@@ -96,6 +95,8 @@ class CountBody(BaseModel):
     system: Text | None = Field(
         None, description="system prompt: text, or a list of text blocks", json_schema_extra=_TEXT_SCHEMA
     )
+
+    metadata: Any = Field(None, description="its user_id is a key for split aliases")
 
     @model_validator(mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import Request, Response
@@ -11,18 +12,28 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
 from gateway.answers import Answer, Waiting
+from gateway.api.asking import MAX_FALLBACKS, asked_of, note_answer, who_answers
 from gateway.api.bodies import Name, NonEmptyName
 from gateway.api.context import error_body, json_response, request_id_of
-from gateway.api.receipts import ReceiptBody, receipt_body, receipt_headers, waiting_comment
+from gateway.api.receipts import (
+    ReceiptBody,
+    origin_body,
+    origin_headers,
+    receipt_body,
+    receipt_headers,
+    waiting_comment,
+)
 from gateway.api.services import services_of
 from gateway.api.streams import EventStream, stream_limit_s, until_left
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation import Generation, GenerationRequest
 from gateway.parameters import Parameters
+from gateway.routing import Asked
 from gateway.schemas import Language, Message, Role, Token
 from gateway.wire.sse import encode_event
 
 MAX_MESSAGES = 1000
+MAX_KEY = 512
 
 
 class MessageBody(BaseModel):
@@ -56,6 +67,15 @@ class PromptBody(BaseModel):
     allow_special_tokens: bool = Field(False, description="let inputs contain the model's special tokens")
     template_args: dict[str, str] = Field({}, description="arguments of the model's template: date_string")
     continue_final_message: bool = Field(False, description="let the model go on with the last message")
+    session: str | None = Field(
+        None, max_length=MAX_KEY, description="key by which a split alias sends its owner to one model"
+    )
+    fallback: tuple[NonEmptyName, ...] | None = Field(
+        None,
+        max_length=MAX_FALLBACKS,
+        strict=False,
+        description="models that may answer instead; left out: those of the alias",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -93,6 +113,10 @@ class GenerateAnswer(BaseModel):
     """A whole answer; also the last event of a stream."""
 
     model_id: str
+    alias: str | None = None
+    arm: str | None = None
+    fallback_from: str | None = None
+    fallback_reason: str | None = None
     generated_text: str
     finish_reason: Literal["length", "eos_token", "stop_sequence"]
     usage: Usage
@@ -115,26 +139,27 @@ async def generate(request: Request, body: GenerateBody) -> Response:
     """Generate text: in one piece, or with `"stream": true` as server-sent events.
 
     Events are `token`, then one `done` with the whole answer, or `error`. While the model has to be
-    brought in, comments say so; with `"events": true` also `queued`, `draining`, `loading`, `ready`.
+    brought in, comments say so; with `"events": true` also `queued`, `draining`, `loading`, `ready`, and
+    `fallback` when another model answers instead.
     """
-    asked = _asked(request, body)
     line = services_of(request).generations
+    asked = replace(_asked(request, body), who=who_answers(request, _wanted(request, body)))
     if not body.stream:
         answer = await until_left(request, line.complete(asked))
-        request.state.log = {"model": answer.model_id, "tokens": answer.completion_tokens}
+        note_answer(request, answer)
         return json_response(_answer_body(answer, request), headers=receipt_headers(answer))
     generation = await until_left(request, line.start(asked))
-    request.state.log = {"model": generation.spec.id}
     events = _events(generation, body, request)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(generation.spec.timeouts)
-    return EventStream(head, events, {"x-gateway-model": generation.spec.id}, limit_s)
+    return EventStream(head, events, origin_headers(generation.spec.id, generation.who.origin), limit_s)
 
 
 async def render_prompt(request: Request, body: RenderBody) -> Response:
     """The prompt exactly as it would be sent, with its token count when the engine can count."""
     services = services_of(request)
-    prepared = services.generations.prepare(_asked(request, body))
+    who = services.generations.routing.peek(_wanted(request, body))
+    prepared = services.generations.prepare(replace(_asked(request, body), who=who))
     count = await services.generations.count_tokens(prepared.spec, prepared.prompt.text)
     return json_response(
         {
@@ -160,6 +185,10 @@ async def scenarios(request: Request) -> Response:
         for name, scenario in services_of(request).scenarios.items()
     ]
     return json_response({"object": "list", "data": rows})
+
+
+def _wanted(request: Request, body: PromptBody) -> Asked:
+    return asked_of(request, body.model_id, session=body.session, fallback=body.fallback)
 
 
 def _asked(request: Request, body: PromptBody) -> GenerationRequest:
@@ -195,6 +224,7 @@ def _answer_body(answer: Answer, request: Request) -> dict[str, Any]:
     prompt, completion = answer.prompt_tokens, answer.completion_tokens
     body: dict[str, Any] = {
         "model_id": answer.model_id,
+        **origin_body(answer.origin),
         "generated_text": answer.text,
         "finish_reason": answer.finish_reason,
         "usage": {
@@ -226,6 +256,7 @@ async def _events(generation: Generation, body: GenerateBody, request: Request) 
                     chunk = encode_event("ready", to_json({"model_id": generation.spec.id}))
                 waited = waited and isinstance(event, Waiting)
                 if isinstance(event, Answer):
+                    note_answer(request, event)
                     chunk += encode_event("done", to_json(_answer_body(event, request)))
                 elif isinstance(event, Token) and not event.special:
                     index += 1
@@ -251,6 +282,9 @@ def _waiting(waiting: Waiting, typed: bool) -> bytes:
     comment = waiting_comment(waiting)
     if not typed:
         return comment
+    if waiting.fell_back is not None:
+        who = {"model_id": waiting.model_id, **origin_body(waiting.fell_back)}
+        return comment + encode_event("fallback", to_json(who))
     data = {
         "model_id": waiting.model_id,
         "position": outlook.position,

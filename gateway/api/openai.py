@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from fastapi import Request, Response
 from pydantic_core import to_json
 
 from gateway.answers import Waiting
+from gateway.api.asking import asked_of, note, who_answers
 from gateway.api.context import json_response, request_id_of
 from gateway.api.openai_answers import (
     CHAT,
@@ -28,13 +30,13 @@ from gateway.api.openai_bodies import (
     completion_requests,
     model_asked,
 )
-from gateway.api.openai_choices import Choice, Piece, side_by_side
-from gateway.api.receipts import receipt_headers
+from gateway.api.openai_choices import Choice, End, Piece, side_by_side
+from gateway.api.receipts import origin_headers, receipt_headers
 from gateway.api.services import services_of
 from gateway.api.streams import EventStream, stream_limit_s, until_left
-from gateway.config import ModelSpec
 from gateway.errors import GatewayError
 from gateway.generation import GenerationRequest
+from gateway.routing import Who
 from gateway.wire.sse import encode_data
 
 NOT_OFFERED = ("/v1/embeddings", "/v1/responses", "/v1/moderations", "/v1/images/{what}", "/v1/audio/{what}")
@@ -53,16 +55,16 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
 
     Of a stream, comments say how it goes while the model has to be brought in.
     """
-    services, spec = services_of(request), _spec(request, body)
-    asked = chat_requests(body, spec, services.scenarios, request.state.started)
-    return await _answer(request, body, _reply(CHAT, request, body, spec), asked)
+    services, who = services_of(request), _who(request, body)
+    asked = chat_requests(body, who.spec, services.scenarios, request.state.started)
+    return await _answer(request, body, _reply(CHAT, request, body, who), _by(who, asked))
 
 
 async def completions(request: Request, body: CompletionBody) -> Response:
     """OpenAI's text completions: the prompt goes to the model as it is, unless a scenario is named."""
-    spec = _spec(request, body)
-    asked = completion_requests(body, spec, request.state.started)
-    return await _answer(request, body, _reply(TEXT, request, body, spec), asked)
+    who = _who(request, body)
+    asked = completion_requests(body, who.spec, request.state.started)
+    return await _answer(request, body, _reply(TEXT, request, body, who), _by(who, asked))
 
 
 async def not_offered(request: Request) -> Response:
@@ -73,13 +75,19 @@ async def not_offered(request: Request) -> Response:
     )
 
 
-def _spec(request: Request, body: SamplingBody) -> ModelSpec:
-    services = services_of(request)
-    return services.generations.spec(model_asked(body.model, services.registry.names()))
+def _who(request: Request, body: SamplingBody) -> Who:
+    name = model_asked(body.model, services_of(request).registry.names())
+    return who_answers(request, asked_of(request, name, metadata=body.metadata, user=body.user))
 
 
-def _reply(form: Form, request: Request, body: ChatBody | CompletionBody, spec: ModelSpec) -> Reply:
-    return Reply(form, request_id_of(request), spec, body.likeliest, body.n, fingerprint_of(spec))
+def _by(who: Who, asked: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+    """All choices are the same model's."""
+    return [replace(one, who=who) for one in asked]
+
+
+def _reply(form: Form, request: Request, body: ChatBody | CompletionBody, who: Who) -> Reply:
+    prints = {spec.id: fingerprint_of(spec) for spec in (who.spec, *who.fallback)}
+    return Reply(form, request_id_of(request), who.spec, body.likeliest, body.n, prints)
 
 
 async def _answer(
@@ -91,11 +99,17 @@ async def _answer(
     pieces = side_by_side(choices)
     if not body.stream:
         return await until_left(request, _whole(request, reply, len(choices), pieces))
-    request.state.log = {"model": reply.spec.id}
-    events = _events(reply, Stream(reply, len(choices), body.stream_options.include_usage), pieces)
+    events = _events(request, reply, Stream(reply, len(choices), body.stream_options.include_usage), pieces)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(reply.spec.timeouts)
-    return EventStream(head, events, {"x-gateway-model": reply.spec.id}, limit_s)
+    return EventStream(head, events, _opening_headers(choices, reply), limit_s)
+
+
+def _opening_headers(choices: Sequence[Choice], reply: Reply) -> dict[str, str]:
+    """Who answers, as far as is known when the first choice has begun."""
+    begun = [choice.generation.who for choice in choices if choice.generation is not None]
+    who = begun[0] if begun else Who(reply.spec)
+    return origin_headers(who.spec.id, who.origin)
 
 
 async def _whole(request: Request, reply: Reply, choices: int, pieces: AsyncGenerator[Piece]) -> Response:
@@ -105,12 +119,18 @@ async def _whole(request: Request, reply: Reply, choices: int, pieces: AsyncGene
             if not isinstance(piece, Waiting):
                 collected[piece.index].add(piece)
     ends = [one.end for one in collected if one.end is not None]
-    tokens = sum(end.answer.completion_tokens for end in ends)
-    request.state.log = {"model": reply.spec.id, "tokens": tokens}
+    _note(request, ends)
     return json_response(reply.whole(collected), headers=receipt_headers(slowest(ends)))
 
 
-async def _events(reply: Reply, stream: Stream, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[bytes]:
+def _note(request: Request, ends: Sequence[End]) -> None:
+    tokens = sum(end.answer.completion_tokens for end in ends)
+    note(request, slowest(ends).model_id, slowest(ends).origin, tokens=tokens)
+
+
+async def _events(
+    request: Request, reply: Reply, stream: Stream, pieces: AsyncGenerator[Piece]
+) -> AsyncGenerator[bytes]:
     """The body of a stream. A failure before its first event is raised; a later one is its last."""
     begun = False
     try:
@@ -118,6 +138,8 @@ async def _events(reply: Reply, stream: Stream, pieces: AsyncGenerator[Piece]) -
             async for piece in pieces:
                 events = stream.events(piece)
                 begun = True
+                if stream.ends:
+                    _note(request, stream.ends)
                 yield events
     except GatewayError as error:
         if not begun:

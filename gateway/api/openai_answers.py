@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from gateway import __version__
 from gateway.answers import Answer, Waiting
 from gateway.api.openai_choices import Delta, End, FinishReason, Piece, Placed
-from gateway.api.receipts import receipt_body, waiting_comment
+from gateway.api.receipts import origin_body, receipt_body, waiting_comment
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
 from gateway.schemas import Token
@@ -132,7 +132,8 @@ class Reply:
     """One completion: what all of its bodies have in common.
 
     ``logprobs`` is None where they were not asked for, otherwise how many likeliest tokens each place gets.
-    Each prompt has ``choices_per_prompt`` choices in a row; its tokens count once.
+    Each prompt has ``choices_per_prompt`` choices in a row; its tokens count once. ``fingerprints`` are those
+    of all models that may answer.
     """
 
     form: Form
@@ -140,26 +141,31 @@ class Reply:
     spec: ModelSpec
     logprobs: int | None
     choices_per_prompt: int
-    fingerprint: str
+    fingerprints: Mapping[str, str]
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, choices: Iterable[Collected]) -> dict[str, Any]:
         """A whole answer."""
         complete = [(one, one.end) for one in choices if one.end is not None]
         ends = [end for _, end in complete]
+        model_id = slowest(ends).model_id
         rows = [
             self._choice(end.index, self.form.said("".join(one.texts)), one.tokens, end.finish_reason)
+            # One that another model answered says so itself.
+            | ({} if end.answer.model_id == model_id else {"model": end.answer.model_id})
             for one, end in complete
         ]
-        return {
-            **self._head(self.form.whole, rows),
-            "usage": self.usage(ends),
-            "receipt": receipt_body(slowest(ends).receipt),
-        }
+        head = self._head(self.form.whole, rows, model_id)
+        return {**head, "usage": self.usage(ends), **self.how(ends)}
 
-    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+    def how(self, ends: Sequence[End]) -> dict[str, Any]:
+        """How the request went, in our own fields."""
+        answer = slowest(ends)
+        return {**origin_body(answer.origin), "receipt": receipt_body(answer.receipt)}
+
+    def chunk(self, model_id: str, choices: list[dict[str, Any]], **more: Any) -> bytes:
         """One chunk, as an event."""
-        return encode_data(to_json({**self._head(self.form.part, choices), **more}))
+        return encode_data(to_json({**self._head(self.form.part, choices, model_id), **more}))
 
     def opening(self, index: int) -> list[dict[str, Any]]:
         said = self.form.opening()
@@ -187,13 +193,13 @@ class Reply:
         logprobs = None if self.logprobs is None else self.form.logprobs(tokens, self.logprobs)
         return {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
 
-    def _head(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _head(self, kind: str, choices: list[dict[str, Any]], model_id: str) -> dict[str, Any]:
         return {
             "id": self.form.id_prefix + self.request_id,
             "object": kind,
             "created": self.created,
-            "model": self.spec.id,
-            "system_fingerprint": self.fingerprint,
+            "model": model_id,
+            "system_fingerprint": self.fingerprints.get(model_id),
             "choices": choices,
         }
 
@@ -205,7 +211,7 @@ class Stream:
         self._reply = reply
         self._left = choices
         self._opened: set[int] = set()
-        self._ends: list[End] = []
+        self.ends: list[End] = []
         self._include_usage = include_usage
         # OpenAI's chunks have the key in each of them once usage was asked for.
         self._no_usage: dict[str, Any] = {"usage": None} if include_usage else {}
@@ -214,29 +220,31 @@ class Stream:
         """The events that ``piece`` becomes, with whatever the first and the last need besides."""
         if isinstance(piece, Waiting):
             return waiting_comment(piece)
-        events = self._open(piece.index)
+        model_id = piece.model_id if isinstance(piece, Delta) else piece.answer.model_id
+        events = self._open(piece.index, model_id)
         if isinstance(piece, Delta):
-            return events + self._reply.chunk(self._reply.delta(piece), **self._no_usage)
-        self._ends.append(piece)
+            return events + self._reply.chunk(model_id, self._reply.delta(piece), **self._no_usage)
+        self.ends.append(piece)
         self._left -= 1
         return events + (self._last(piece) if self._left == 0 else self._closed(piece))
 
-    def _open(self, index: int) -> bytes:
+    def _open(self, index: int, model_id: str) -> bytes:
         if index in self._opened:
             return b""
         self._opened.add(index)
         opening = self._reply.opening(index)
-        return self._reply.chunk(opening, **self._no_usage) if opening else b""
+        return self._reply.chunk(model_id, opening, **self._no_usage) if opening else b""
 
     def _closed(self, end: End, **more: Any) -> bytes:
-        return self._reply.chunk(self._reply.closing(end), **self._no_usage, **more)
+        closing = self._reply.closing(end)
+        return self._reply.chunk(end.answer.model_id, closing, **self._no_usage, **more)
 
     def _last(self, end: End) -> bytes:
-        receipt = receipt_body(slowest(self._ends).receipt)
+        how = self._reply.how(self.ends)
         if not self._include_usage:
-            return self._closed(end, receipt=receipt) + DONE
-        usage = self._reply.usage(self._ends)
-        return self._closed(end) + self._reply.chunk([], usage=usage, receipt=receipt) + DONE
+            return self._closed(end, **how) + DONE
+        usage = self._reply.usage(self.ends)
+        return self._closed(end) + self._reply.chunk(end.answer.model_id, [], usage=usage, **how) + DONE
 
 
 def slowest(ends: Sequence[End]) -> Answer:

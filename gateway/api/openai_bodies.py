@@ -76,7 +76,7 @@ class StreamOptions(_Body):
 
 
 class SamplingBody(_Body):
-    """What chat and text completions have in common. user, metadata and store are ignored."""
+    """What chat and text completions have in common. store is ignored."""
 
     model: Name | None = Field(None, description="model or alias; left out, tgi or dummy: the default one")
     max_tokens: int | None = Field(None, gt=0, le=U32_MAX, description="at most this many tokens")
@@ -100,6 +100,8 @@ class SamplingBody(_Body):
     scenario: Name | None = Field(
         None, description="ours: applied to the last user message, or to the prompt"
     )
+    user: Any = Field(None, description="a key for split aliases")
+    metadata: Any = Field(None, description="its session_id is a key for split aliases")
     logit_bias: Annotated[Any, _only({}, why="engines cannot weigh single tokens", hint=_LEAVE_OUT)] = Field(
         None, description="empty only"
     )

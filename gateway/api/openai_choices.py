@@ -11,7 +11,7 @@ from typing import Literal
 
 from gateway.answers import Answer, Waiting
 from gateway.api.stops import StopStrings
-from gateway.generation import Generation, GenerationRequest, Generations
+from gateway.generation import Generation, GenerationRequest, Generations, Prepared
 from gateway.schemas import Token
 
 FinishReason = Literal["stop", "length"]
@@ -36,6 +36,7 @@ class Delta:
     index: int
     text: str
     tokens: tuple[Placed, ...] = ()
+    model_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Choice:
         self._line = line
         self._asked = asked
         self._index = index
+        self.generation: Generation | None = None
         self._wants_tokens = logprobs
         self._stops = StopStrings(())
         self._pending: deque[Placed] = deque()
@@ -65,12 +67,13 @@ class Choice:
 
     async def pieces(self) -> AsyncGenerator[Piece]:
         """Waiting while there is a wait, each Delta, one End. What can be refused is raised by the first."""
-        generation = await self._line.start(self._asked)
+        generation = self.generation = await self._line.start(self._asked)
         try:
-            prepared = generation.prepared
-            self._stops = StopStrings([*prepared.parameters.get("stop", ()), *prepared.prompt.stop])
+            self._look_for_stops(generation.prepared)
             async with aclosing(generation.events()) as events:
                 async for event in events:
+                    if isinstance(event, Waiting) and event.fell_back is not None:
+                        self._look_for_stops(generation.prepared)
                     for piece in self._pieces(event):
                         yield piece
                     if isinstance(event, Token) and self._stops.found and not event.last:
@@ -79,6 +82,9 @@ class Choice:
                         return
         finally:
             await generation.aclose()
+
+    def _look_for_stops(self, prepared: Prepared) -> None:
+        self._stops = StopStrings([*prepared.parameters.get("stop", ()), *prepared.prompt.stop])
 
     def _pieces(self, event: Waiting | Token | Answer) -> Iterator[Piece]:
         if isinstance(event, Waiting):
@@ -109,7 +115,8 @@ class Choice:
         self._shown_characters += len(text)
         self._said.append(text)
         tokens = tuple(self._shown_tokens(at_end))
-        return Delta(self._index, text, tokens) if text or tokens else None
+        model_id = self.generation.spec.id if self.generation is not None else ""
+        return Delta(self._index, text, tokens, model_id) if text or tokens else None
 
     def _shown_tokens(self, at_end: bool) -> Iterator[Placed]:
         """Tokens whose text has been shown; a stop string cuts off those behind it."""

@@ -16,10 +16,11 @@ from gateway.api.bodies import cut_name
 from gateway.api.context import json_response
 from gateway.api.services import Services, services_of
 from gateway.api.streams import EventStream, until_left
-from gateway.config import ModelSpec
+from gateway.config import AliasSpec, ModelSpec
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.events import ModelEvent
 from gateway.replicas import Replica
+from gateway.scheduler import State
 from gateway.upstream.address import shown
 from gateway.wire.sse import encode_comment, encode_event
 
@@ -53,17 +54,24 @@ async def metrics(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """All models, in OpenAI's list shape, with our fields inside each entry."""
+    """All models and split aliases, in OpenAI's list shape, with our fields inside each entry.
+
+    `aliases` beside the list says what every alias of the registry means.
+    """
     services = services_of(request)
-    return json_response(
-        {"object": "list", "data": [_model(services, spec) for spec in services.registry.models]}
-    )
+    registry = services.registry
+    rows = [_model(services, spec) for spec in registry.models]
+    rows += [_split(services, name, alias) for name, alias in registry.splits().items()]
+    meanings = {name: _meaning(alias) for name, alias in registry.aliases.items()}
+    return json_response({"object": "list", "data": rows, "aliases": meanings})
 
 
 async def model(request: Request) -> Response:
-    """One model, by id or alias."""
-    services = services_of(request)
-    return json_response(_model(services, _spec(request)))
+    """One model, by id or alias; or a split alias."""
+    services, name = services_of(request), _name(request)
+    split = services.registry.splits().get(name)
+    row = _split(services, name, split) if split else _model(services, _spec(request))
+    return json_response(row)
 
 
 async def load(request: Request) -> Response:
@@ -106,7 +114,15 @@ async def events(request: Request) -> Response:
 
 
 def _spec(request: Request) -> ModelSpec:
-    return services_of(request).generations.spec(_name(request))
+    services, name = services_of(request), _name(request)
+    split = services.registry.splits().get(name)
+    if split is not None:
+        raise InvalidRequest(
+            f"`{name}` is split over several models.",
+            field="model_id",
+            hint=f"Name one: {', '.join(split.models)}.",
+        )
+    return services.generations.spec(name)
 
 
 def _name(request: Request) -> str:
@@ -131,7 +147,8 @@ def _accepted(services: Services, spec: ModelSpec) -> Response:
 
 def _model(services: Services, spec: ModelSpec) -> dict[str, Any]:
     view, entry = services.manager.view(spec.id), services.manager.entry(spec.id)
-    aliases = [name for name, target in services.registry.names().items() if target == spec.id != name]
+    splits, names = services.registry.splits(), services.registry.names()
+    aliases = [name for name, target in names.items() if target == spec.id != name and name not in splits]
     row: dict[str, Any] = {
         "id": spec.id,
         "object": "model",
@@ -163,6 +180,36 @@ def _model(services: Services, spec: ModelSpec) -> dict[str, Any]:
 def _replica(replica: Replica) -> dict[str, Any]:
     row = {"url": shown(replica.url), "state": replica.state.value, "outstanding": replica.outstanding}
     return {**row, "reason": replica.reason} if replica.reason else row
+
+
+_BEST_FIRST = (State.READY, State.DRAINING, State.STARTING, State.STOPPING, State.STOPPED, State.FAILED)
+
+
+def _split(services: Services, name: str, alias: AliasSpec) -> dict[str, Any]:
+    """A split alias as an entry of the list: clients offer to their users what they find there."""
+    views = [services.manager.view(model) for model in alias.models]
+    entries = [services.manager.entry(model) for model in alias.models]
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(max(entry.created_at for entry in entries)),
+        "owned_by": "unified-llm-gateway",
+        "name": f"{name} ({', '.join(alias.models)})",
+        "aliases": [],
+        "default": services.registry.default_model == name,
+        "state": min((view.state for view in views), key=_BEST_FIRST.index).value,
+        "waiting": sum(view.waiting for view in views),
+        "in_flight": sum(view.in_flight for view in views),
+        **_meaning(alias),
+    }
+
+
+def _meaning(alias: AliasSpec) -> dict[str, Any]:
+    """What an alias means, in the registry's words."""
+    said: dict[str, Any] = {"to": alias.to} if alias.split is None else {"split": alias.split}
+    if alias.split is not None:
+        said["sticky"] = alias.sticky
+    return {**said, "fallback": list(alias.fallback)}
 
 
 async def _transitions(services: Services) -> AsyncGenerator[bytes]:

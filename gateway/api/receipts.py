@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
+from gateway.aliases import NO_ARM
 from gateway.answers import Answer, Receipt, Waiting
+from gateway.routing import DIRECT, Origin
 from gateway.switching.vocabulary import Phase
 from gateway.tickets import Progress
 from gateway.wire.sse import encode_comment
@@ -36,16 +38,38 @@ def receipt_body(receipt: Receipt) -> dict[str, float]:
     return {name: getattr(receipt, name) for name in ReceiptBody.model_fields}
 
 
+def origin_body(origin: Origin) -> dict[str, str]:
+    """How it came about that this model answers, as JSON; nothing when it was asked for by name."""
+    fields = {
+        "alias": origin.alias,
+        "arm": None if origin.arm == NO_ARM else origin.arm,
+        "fallback_from": origin.fallback_from,
+        "fallback_reason": origin.fallback_reason,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def origin_headers(model_id: str, origin: Origin) -> dict[str, str]:
+    """The same as response headers, with the model: all that a stream knows when it opens."""
+    parts = {} if origin is DIRECT else origin_body(origin)
+    headers = {f"x-gateway-{name.replace('_', '-')}": value for name, value in parts.items()}
+    return {"x-gateway-model": model_id, **headers}
+
+
 def receipt_headers(answer: Answer) -> dict[str, str]:
-    """The receipt as response headers: ``x-gateway-queue-ms`` and so on."""
+    """The receipt as response headers: ``x-gateway-queue-ms`` and so on, and who answered."""
     parts = receipt_body(answer.receipt).items()
     headers = {f"x-gateway-{name.replace('_', '-')}": str(value) for name, value in parts}
-    return {"x-gateway-model": answer.model_id, **headers}
+    return origin_headers(answer.model_id, answer.origin) | headers
 
 
 def waiting_comment(waiting: Waiting) -> bytes:
     """How a wait goes, for people, as a comment of a stream: no client counts it as an answer."""
-    outlook = waiting.outlook
+    outlook, origin = waiting.outlook, waiting.fell_back
+    if origin is not None:
+        return encode_comment(
+            f"{waiting.model_id} answers instead of {origin.fallback_from} ({origin.fallback_reason})"
+        )
     eta = "" if outlook.eta_s is None else f", about {outlook.eta_s:.0f} s left"
     what = DOING[outlook.phase]
     return encode_comment(

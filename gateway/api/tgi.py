@@ -7,18 +7,20 @@ the same as left out everywhere.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Final
 
 from fastapi import Request, Response
 
 from gateway import parameters as rules
 from gateway.answers import Answer, Waiting
+from gateway.api.asking import asked_of, note_answer, who_answers
 from gateway.api.bodies import cut_name
 from gateway.api.context import json_response
-from gateway.api.receipts import receipt_headers, waiting_comment
+from gateway.api.receipts import origin_headers, receipt_headers, waiting_comment
 from gateway.api.services import Services, services_of
 from gateway.api.streams import EventStream, stream_limit_s, until_left
 from gateway.api.tgi_bodies import TgiBody, TgiChatBody, TgiCompatBody, error_body
@@ -119,16 +121,21 @@ async def health(request: Request) -> Response:
 
 
 def _spec(request: Request, named: str | None = None) -> ModelSpec:
-    """The model that the path names, or the header, or ``named``; the default one otherwise."""
-    services = services_of(request)
+    """The model that is asked for; of a split, the one that would be likely to answer."""
+    asked = asked_of(request, _name(request, named))
+    return services_of(request).generations.routing.peek(asked).spec
+
+
+def _name(request: Request, named: str | None = None) -> str | None:
+    """The name in the path, or in the header, or ``named``; None for the default one."""
     in_path = request.path_params.get("model_id")
     name = request.headers.get(MODEL_HEADER) or named if in_path is None else in_path.strip("/")
     name = cut_name(name or "")
-    if name and services.registry.resolve(name) is not None:
-        return services.generations.spec(name)
+    if name and services_of(request).registry.resolve(name) is not None:
+        return name
     if in_path is not None:
         _check_path(request, name)
-    return services.generations.spec(None if name in DEFAULT_NAMES else name or None)
+    return None if name in DEFAULT_NAMES else name or None
 
 
 def _check_path(request: Request, name: str) -> None:
@@ -145,20 +152,21 @@ def _check_path(request: Request, name: str) -> None:
 
 
 def _asked(request: Request, body: TgiBody, *, full_text: bool, stream: bool) -> GenerationRequest:
-    spec = _spec(request)
+    who = who_answers(request, asked_of(request, _name(request)))
     # Without any parameters TGI samples; with an empty object it does not.
     given = {"do_sample": True} if body.parameters is None else body.parameters.model_dump(exclude_none=True)
     if full_text:
         given["return_full_text"] = True
     return GenerationRequest(
-        model=spec.id,
+        model=who.spec.id,
         inputs=body.inputs,
         messages=None,
         parameters=given,
         started=request.state.started,
         scenario=RAW,
         stream=stream,
-        without=frozenset(_left_open(given, spec)),
+        without=frozenset(_left_open(given, who.spec)),
+        who=who,
     )
 
 
@@ -178,7 +186,7 @@ async def _whole(
     asked = _asked(request, body, full_text=full_text, stream=False)
     services, details = services_of(request), _details_asked(body)
     answer, tokens = await until_left(request, _answered(services, asked, details))
-    request.state.log = {"model": answer.model_id, "tokens": answer.completion_tokens}
+    note_answer(request, answer)
     said: dict[str, Any] = {"generated_text": answer.text}
     if details:
         said["details"] = _details(answer, tokens)
@@ -215,18 +223,21 @@ async def _answered(
 async def _stream(request: Request, body: TgiBody, *, full_text: bool = False) -> Response:
     asked = _asked(request, body, full_text=full_text, stream=True)
     generation = await until_left(request, services_of(request).generations.start(asked))
-    spec = generation.spec
-    request.state.log = {"model": spec.id}
-    headers = {"content-type": "text/event-stream", **_compute_headers(body), MODEL_HEADER: spec.id}
-    events = _events(generation, details=_details_asked(body))
+    times = generation.spec.timeouts
+    events = _events(generation, details=_details_asked(body), heard=partial(note_answer, request))
     head = await until_left(request, anext(events))
-    return EventStream(head, events, headers, stream_limit_s(spec.timeouts))
+    headers = {"content-type": "text/event-stream", **_compute_headers(body)}
+    headers |= origin_headers(generation.spec.id, generation.who.origin)
+    return EventStream(head, events, headers, stream_limit_s(times))
 
 
-async def _events(generation: Generation, *, details: bool) -> AsyncGenerator[bytes]:
+async def _events(
+    generation: Generation, *, details: bool, heard: Callable[[Answer], None] = lambda _: None
+) -> AsyncGenerator[bytes]:
     """The body of a stream. The last token and the whole text are one event.
 
-    A failure before the first chunk is raised; a later one is an event, and the end.
+    ``heard`` is told of the answer. A failure before the first chunk is raised; a later one is an event,
+    and the end.
     """
     index, begun = 0, False
     final: Token | None = None
@@ -236,6 +247,7 @@ async def _events(generation: Generation, *, details: bool) -> AsyncGenerator[by
                 if isinstance(event, Waiting):
                     chunk = waiting_comment(event)
                 elif isinstance(event, Answer):
+                    heard(event)
                     chunk = _last_event(index if final else index + 1, final or _END, event, details)
                 else:
                     index += 1
