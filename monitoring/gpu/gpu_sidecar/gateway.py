@@ -15,7 +15,7 @@ from gpu_sidecar.series import tag_value
 
 TIMEOUT_S: Final = 2.0
 _LARGEST_PAGE_BYTES: Final = 16 * 2**20
-_SAMPLE: Final = re.compile(r"^(gateway_[a-z_]+)(?:\{(.*)\})? ([^ ]+)", re.MULTILINE)
+_SAMPLE: Final = re.compile(r"^(gateway_[a-z_]+)(?:\{(.*)\})? ([^ \n]+)", re.MULTILINE)
 _MODEL: Final = re.compile(r'(?:^|,)model="((?:[^"\\]|\\.)*)"')
 
 

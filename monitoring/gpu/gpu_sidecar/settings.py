@@ -27,6 +27,7 @@ class Settings:
     """Read once. Names of variables are in ``VARIABLES``."""
 
     interval_s: float = 2.0
+    driver_timeout_s: float = 10.0
     host: str = ""
     statsd_host: str = "127.0.0.1"
     statsd_port: int = 8125
@@ -122,6 +123,12 @@ def _currency(text: str) -> str:
 
 VARIABLES: Final = (
     Variable("SIDECAR_INTERVAL_S", "interval_s", _number(0.05, 3600), "seconds from one reading to the next"),
+    Variable(
+        "SIDECAR_DRIVER_TIMEOUT_S",
+        "driver_timeout_s",
+        _number(0.1, 600),
+        "a driver that takes longer counts as gone",
+    ),
     Variable("SIDECAR_HOST", "host", tag_value, "value of the tag `host`; otherwise the machine's name"),
     Variable("SIDECAR_STATSD_HOST", "statsd_host", str, "where Telegraf listens for StatsD"),
     Variable("SIDECAR_STATSD_PORT", "statsd_port", _whole(1, 65535), "the port there, UDP"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from typing import Final
 
 from gpu_sidecar.driver import Driver, Round
 from gpu_sidecar.energy import EnergyMeter
@@ -19,10 +17,6 @@ from gpu_sidecar.series import Sample
 from gpu_sidecar.settings import Settings
 from gpu_sidecar.statsd import Lines, Sender
 
-log = logging.getLogger(__name__)
-
-DRIVER_TIMEOUT_S: Final = 5.0
-
 
 class Sidecar:
     """Reads the cards again and again, and tells whoever wants to know."""
@@ -31,7 +25,7 @@ class Sidecar:
         self._settings = settings
         self._stop = stop
         self._driver = Driver(settings.processes)
-        self._reading = Patience(self._driver.read, DRIVER_TIMEOUT_S, stop)
+        self._reading = Patience(self._driver.read, settings.driver_timeout_s, stop)
         self._silence = Outage("the driver", "does not answer", "answers again")
         self._meter = EnergyMeter()
         self._gateway: GatewayPage | None = None
@@ -55,7 +49,7 @@ class Sidecar:
             reading = self._reading.ask()
         except TimeoutError:
             if not self._stop.is_set():
-                self._silence.began(f"for {DRIVER_TIMEOUT_S:g} s")
+                self._silence.began(f"nothing within {self._settings.driver_timeout_s:g} s")
             return Round(time.monotonic(), (), self._known)
         self._silence.ended()
         self._known = tuple((card.index, card.uuid) for card in reading.cards) + reading.lost

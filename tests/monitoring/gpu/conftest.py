@@ -169,6 +169,11 @@ class Process:
         """Its log without times."""
         return [line.split(maxsplit=1)[1] for line in self.output.splitlines()]
 
+    @property
+    def faults(self) -> list[str]:
+        """What it said of them, beginnings and ends."""
+        return [line for line in self.said if "cannot be" in line or "again" in line or "answer" in line]
+
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -183,10 +188,16 @@ class Process:
 StartSidecar = Callable[..., Process]
 
 
-def environment_of(stub: Stub, **settings: object) -> dict[str, str]:
+def environment_for(stub: Stub, **settings: object) -> dict[str, str]:
     named = {name: str(value) for name, value in settings.items()}
     own = {"SIDECAR_INTERVAL_S": "0.05", "SIDECAR_HOST": "rack1", "PYTHONPATH": str(PACKAGE)}
     return {**os.environ, **own, **stub.environment, **named}
+
+
+@pytest.fixture
+def environment_of() -> Callable[..., dict[str, str]]:
+    """The environment of a sidecar that sees a stub: ``environment_of(stub, PRICE_PER_KWH=0.3)``."""
+    return environment_for
 
 
 @pytest.fixture
@@ -200,7 +211,7 @@ def start_sidecar(tmp_path: Path) -> Iterator[StartSidecar]:
             process = subprocess.Popen(
                 [sys.executable, "-m", "gpu_sidecar"],
                 stderr=output,
-                env=environment_of(stub, SIDECAR_STATSD_PORT=port, **settings),
+                env=environment_for(stub, SIDECAR_STATSD_PORT=port, **settings),
             )
         started.append(Process(process, log))
         return started[-1]

@@ -1,4 +1,4 @@
-"""What is sent of cards: the sidecar as a process, with the real nvidia-ml-py and a stub of the driver's library."""
+"""What is sent of cards: the sidecar as a process, with nvidia-ml-py and a stub of the driver's library."""
 
 from __future__ import annotations
 
