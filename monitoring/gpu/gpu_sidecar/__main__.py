@@ -7,13 +7,13 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from typing import Final
 
 from gpu_sidecar.driver import StaleLibrary
 from gpu_sidecar.exposition import Exposition
+from gpu_sidecar.patience import Stop
 from gpu_sidecar.settings import VARIABLES, Settings, WrongSettings, read_settings
 from gpu_sidecar.sidecar import Sidecar
 from gpu_sidecar.statsd import Lines
@@ -22,6 +22,7 @@ log = logging.getLogger("gpu_sidecar")
 
 WRONG_SETTINGS: Final = 2
 CANNOT_LISTEN: Final = 1
+INTERRUPTED: Final = 130
 START_ME_AGAIN: Final = 75
 """The driver was exchanged while its old library is loaded: only a new process gets the new one."""
 
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 def once(settings: Settings) -> int:
     """Two readings an interval apart: energy needs both. 0 when there was a card."""
-    sidecar, lines = Sidecar(settings, threading.Event()), Lines()
+    sidecar, lines = Sidecar(settings, Stop()), Lines()
     lines.of(sidecar.round())
     time.sleep(settings.interval_s)
     samples = sidecar.round()
@@ -51,9 +52,9 @@ def once(settings: Settings) -> int:
 
 
 def serve(settings: Settings) -> int:
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, stop.ask)
     log.info("sending to %s:%d every %g s", settings.statsd_host, settings.statsd_port, settings.interval_s)
     try:
         exposition = _exposition(settings)
@@ -91,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         return once(settings) if options.once else serve(settings)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except StaleLibrary:
         log.critical(
             "the driver was exchanged and its old library stays loaded here: start this program again"

@@ -16,7 +16,6 @@ from gpu_sidecar.outage import Outage
 log = logging.getLogger(__name__)
 
 _PAUSE_INITIAL_S: Final = 1.0
-_PAUSE_MAX_S: Final = 60.0
 _VERSION_MISMATCH: Final = 18  # NVML_ERROR_LIB_RM_VERSION_MISMATCH
 
 
@@ -38,22 +37,25 @@ class Driver:
 
     A card that has gone may need the library closed and opened before it comes back, as does a container that
     has lost its devices. So while anything is missing that is done again and again, after 1 s at first and
-    60 s at last. Nothing else in this process uses the library: it counts its users, so closing is closing.
-    A missing library is looked for at each try: nvidia-ml-py remembers one that it found, not that there was
-    none.
+    ``longest_pause_s`` at last. Nothing else in this process uses the library, which counts its users, so
+    closing it closes it. A missing library is looked for at each try: nvidia-ml-py remembers one that it
+    found, not that there was none.
     """
 
-    def __init__(self, processes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, processes: int, longest_pause_s: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._processes = processes
+        self._longest_pause_s = longest_pause_s
         self._clock = clock
         self._nvml: Any = None  # the open library
         self._reopen_at_s = -math.inf
-        self._pause_s = _PAUSE_INITIAL_S
+        self._pause_s = min(_PAUSE_INITIAL_S, longest_pause_s)
         self._worked = False
         self._known: dict[str, int] = {}
         self._outage = Outage("NVML")
         self._outages: dict[str, Outage] = {}
-        self._untold: dict[str, tuple[str, ...]] = {}
+        self._untold: dict[str, set[str]] = {}
 
     def read(self) -> Round:
         """Blocks for the driver. Raises StaleLibrary when only a new process helps."""
@@ -61,11 +63,14 @@ class Driver:
             self._postpone()
             self.close()
             self._open()
-        cards, errors = self._read_all()
+        count = self._count()
+        cards, errors = self._read_all(count or 0)
+        self._welcome(cards)
         lost = tuple((index, uuid) for uuid, index in self._known.items() if uuid not in cards)
-        self._tell(cards, errors, lost)
+        if count is not None:
+            self._mourn(lost, errors)
         if cards and not errors and not lost:
-            self._reopen_at_s, self._pause_s = math.inf, _PAUSE_INITIAL_S
+            self._reopen_at_s, self._pause_s = math.inf, min(_PAUSE_INITIAL_S, self._longest_pause_s)
         elif math.isinf(self._reopen_at_s):
             self._postpone()
         return Round(self._clock(), tuple(cards.values()), lost)
@@ -82,7 +87,7 @@ class Driver:
 
     def _postpone(self) -> None:
         self._reopen_at_s = self._clock() + self._pause_s
-        self._pause_s = min(self._pause_s * 2, _PAUSE_MAX_S)
+        self._pause_s = min(self._pause_s * 2, self._longest_pause_s)
 
     def _open(self) -> None:
         try:
@@ -106,57 +111,57 @@ class Driver:
         if self._worked and code == _VERSION_MISMATCH:
             raise StaleLibrary
 
-    def _read_all(self) -> tuple[dict[str, Card], dict[int, str]]:
-        """The cards by uuid, and why others could not be read, by index."""
-        cards: dict[str, Card] = {}
-        errors: dict[int, str] = {}
-        reader = CardReader(self._nvml, self._processes) if self._nvml is not None else None
-        for index in range(self._count()):
-            try:
-                card = reader.read(index) if reader else None
-            except CardGone as gone:
-                self._give_up_if_stale(gone.code)
-                errors[index] = str(gone)
-            else:
-                if card is not None:
-                    cards[card.uuid] = card
-        return cards, errors
-
-    def _count(self) -> int:
+    def _count(self) -> int | None:
+        """How many cards the driver lists; None when it cannot be asked."""
         if self._nvml is None:
-            return 0
+            return None
         try:
             count = int(self._nvml.nvmlDeviceGetCount())
         except self._nvml.NVMLError as error:
             self._failed(error.value, reason_of(self._nvml, error))
-            return 0
-        if count:
+            return None
+        if count or self._known:
             self._outage.ended()
         else:
             self._outage.began("the driver lists no card")
         return count
 
-    def _tell(
-        self, cards: Mapping[str, Card], errors: Mapping[int, str], lost: tuple[tuple[int, str], ...]
-    ) -> None:
-        """Say what has changed since the last reading, and remember which cards there are."""
+    def _read_all(self, count: int) -> tuple[dict[str, Card], dict[int, str]]:
+        """The cards by uuid, and why others could not be read, by index."""
+        cards: dict[str, Card] = {}
+        errors: dict[int, str] = {}
+        for index in range(count):
+            try:
+                card = CardReader(self._nvml, self._processes).read(index)
+            except CardGone as gone:
+                self._give_up_if_stale(gone.code)
+                errors[index] = str(gone)
+            else:
+                cards[card.uuid] = card
+        return cards, errors
+
+    def _welcome(self, cards: Mapping[str, Card]) -> None:
+        """Remember which cards there are, and say once of each what it does not tell."""
         for uuid, card in cards.items():
             self._worked = True
             self._known[uuid] = card.index
-            self._outage_of(card.index, uuid).ended()
-            if card.untold != self._untold.get(uuid, ()):
-                log.info(
-                    "card %d (%s) does not tell: %s", card.index, uuid, ", ".join(card.untold) or "nothing"
-                )
-                self._untold[uuid] = card.untold
-        if self._nvml is None:
-            return
-        reasons = {uuid: errors.get(index, "the driver does not list it") for index, uuid in lost}
-        for index, uuid in lost:
-            self._outage_of(index, uuid).began(reasons[uuid])
-        for index, reason in errors.items():
-            if index not in {index for index, _ in lost}:
-                self._outage_of(index, "never read yet").began(reason)
+            for one in (uuid, _nameless(card.index)):
+                if one in self._outages:
+                    self._outages[one].ended()
+            told_of = self._untold.setdefault(uuid, set())
+            if fresh := [what for what in card.untold if what not in told_of]:
+                log.info("card %d (%s) does not tell: %s", card.index, uuid, ", ".join(fresh))
+                told_of.update(fresh)
 
-    def _outage_of(self, index: int, uuid: str) -> Outage:
-        return self._outages.setdefault(uuid, Outage(f"card {index} ({uuid})"))
+    def _mourn(self, lost: tuple[tuple[int, str], ...], errors: Mapping[int, str]) -> None:
+        """Say of cards that cannot be read why, once."""
+        unread = {uuid: index for index, uuid in lost}
+        unread |= {_nameless(index): index for index in errors if index not in unread.values()}
+        for uuid, index in unread.items():
+            outage = self._outages.setdefault(uuid, Outage(f"card {index} ({uuid})"))
+            outage.began(errors.get(index, "the driver does not list it"))
+
+
+def _nameless(index: int) -> str:
+    """Stands for the uuid of a card that was never read."""
+    return f"number {index}"

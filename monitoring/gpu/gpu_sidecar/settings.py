@@ -28,6 +28,7 @@ class Settings:
 
     interval_s: float = 2.0
     driver_timeout_s: float = 10.0
+    retry_max_s: float = 60.0
     host: str = ""
     statsd_host: str = "127.0.0.1"
     statsd_port: int = 8125
@@ -128,6 +129,12 @@ VARIABLES: Final = (
         "driver_timeout_s",
         _number(0.1, 600),
         "a driver that takes longer counts as gone",
+    ),
+    Variable(
+        "SIDECAR_RETRY_MAX_S",
+        "retry_max_s",
+        _number(0.1, 3600),
+        "longest pause between tries of what is missing",
     ),
     Variable("SIDECAR_HOST", "host", tag_value, "value of the tag `host`; otherwise the machine's name"),
     Variable("SIDECAR_STATSD_HOST", "statsd_host", str, "where Telegraf listens for StatsD"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from gpu_sidecar.driver import Driver, Round
@@ -11,7 +10,7 @@ from gpu_sidecar.exposition import Exposition
 from gpu_sidecar.gateway import GatewayPage
 from gpu_sidecar.ledger import EnergyLedger
 from gpu_sidecar.outage import Outage
-from gpu_sidecar.patience import Patience
+from gpu_sidecar.patience import Patience, Stop
 from gpu_sidecar.report import report
 from gpu_sidecar.series import Sample
 from gpu_sidecar.settings import Settings
@@ -21,10 +20,10 @@ from gpu_sidecar.statsd import Lines, Sender
 class Sidecar:
     """Reads the cards again and again, and tells whoever wants to know."""
 
-    def __init__(self, settings: Settings, stop: threading.Event) -> None:
+    def __init__(self, settings: Settings, stop: Stop) -> None:
         self._settings = settings
         self._stop = stop
-        self._driver = Driver(settings.processes)
+        self._driver = Driver(settings.processes, settings.retry_max_s)
         self._reading = Patience(self._driver.read, settings.driver_timeout_s, stop)
         self._silence = Outage("the driver", "does not answer", "answers again")
         self._meter = EnergyMeter()
@@ -48,7 +47,7 @@ class Sidecar:
         try:
             reading = self._reading.ask()
         except TimeoutError:
-            if not self._stop.is_set():
+            if not self._stop.asked:
                 self._silence.began(f"nothing within {self._settings.driver_timeout_s:g} s")
             return Round(time.monotonic(), (), self._known)
         self._silence.ended()
@@ -60,7 +59,7 @@ class Sidecar:
         settings = self._settings
         sender, lines = Sender(settings.statsd_host, settings.statsd_port), Lines()
         try:
-            while not self._stop.is_set():
+            while not self._stop.asked:
                 began_s = time.monotonic()
                 samples = self.round()
                 sender.send(lines.of(samples))

@@ -97,7 +97,8 @@ class Sender:
         if self._socket is None or self._clock() >= self._resolve_at:
             self.close()
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
-            family, kind, protocol, _, address = found[0]
+            # IPv4 first: who listens on 0.0.0.0 does not hear what is sent to localhost's ::1.
+            family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
             self._socket = socket.socket(family, kind, protocol)
             self._socket.setblocking(False)
             self._socket.connect(address)

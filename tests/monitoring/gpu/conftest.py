@@ -190,7 +190,12 @@ StartSidecar = Callable[..., Process]
 
 def environment_for(stub: Stub, **settings: object) -> dict[str, str]:
     named = {name: str(value) for name, value in settings.items()}
-    own = {"SIDECAR_INTERVAL_S": "0.05", "SIDECAR_HOST": "rack1", "PYTHONPATH": str(PACKAGE)}
+    own = {
+        "SIDECAR_INTERVAL_S": "0.05",
+        "SIDECAR_RETRY_MAX_S": "0.2",
+        "SIDECAR_HOST": "rack1",
+        "PYTHONPATH": str(PACKAGE),
+    }
     return {**os.environ, **own, **stub.environment, **named}
 
 

@@ -115,6 +115,12 @@ def test_request_in_the_gateway_is_serving_before_its_tokens_are_counted() -> No
     assert (balance.serving_j, balance.idle_j, balance.tokens) == (600, 0, 300)
 
 
+def test_request_that_left_without_a_token_was_served_until_it_left() -> None:
+    balance = ledger_of((0, counts(in_flight=1)), (200, counts()), (50, counts())).balance(4)
+    assert balance is not None
+    assert (balance.serving_j, balance.idle_j) == (200, 50)
+
+
 def test_window_without_tokens_has_no_joules_per_token() -> None:
     balance = ledger_of((0, counts(9)), (100, counts(9))).balance(2)
     assert balance is not None

@@ -11,10 +11,13 @@ import httpx
 import pytest
 from harness import free_port, until
 
+from gpu_sidecar.driver import Driver
+
 TWO = (
     "gpu 12282 700\ngpu 24564 20000\nset 0 power 100000\nset 1 power 200000\nset 0 energy 1\nset 1 energy 1\n"
 )
 NO_DRIVER = "WARNING NVML cannot be read: there is no NVIDIA driver here (libnvidia-ml.so.1 is missing)"
+UNKNOWN = "the driver cannot say what is wrong (a container may have lost the card)"
 BACK = "INFO    NVML can be read again"
 LOST = "WARNING card 1 (GPU-stub-1) cannot be read: "
 
@@ -27,7 +30,7 @@ def test_stub_card_that_vanishes_is_down_its_neighbour_goes_on_and_it_returns(
     receiver.until(1, "gpu_up", uuid="GPU-stub-1")
     stub.shows(f"{TWO}lost 1\n")
     receiver.until(0, "gpu_up", uuid="GPU-stub-1")
-    receiver.rounds(25)  # the library is closed and opened meanwhile
+    receiver.rounds(10)  # the library is closed and opened meanwhile
     assert {line.value for line in receiver.about("gpu_up", gpu="0", uuid="GPU-stub-0")} == {1}
     assert {line.value for line in receiver.about("gpu_up", gpu="1", uuid="GPU-stub-1")} == {0}
     assert {line.tags["uuid"] for line in receiver.about("gpu_power_watts")} == {"GPU-stub-0"}
@@ -57,7 +60,7 @@ def test_stub_library_that_appears_later_is_found(
     no_library.shows(TWO)
     sidecar = start_sidecar(no_library, receiver.port)
     receiver.until(0, "gpu_up", gpu="none", uuid="none")
-    receiver.rounds(30)
+    receiver.rounds(10)
     assert sidecar.faults == [NO_DRIVER]
     shutil.copy(stub_library, no_library.folder / stub_library.name)
     receiver.until(1, "gpu_up", gpu="1")
@@ -73,7 +76,7 @@ def test_stub_library_that_appears_later_is_found(
         ("fail nvmlInitWithFlags 18", "the driver and its library are of different versions"),
         (
             "fail nvmlDeviceGetCount 999",
-            "the driver cannot say what is wrong (a container may have lost the card)",
+            UNKNOWN,
         ),
     ],
 )
@@ -89,6 +92,23 @@ def test_stub_driver_that_is_not_there_at_the_start_is_waited_for(
     assert sidecar.faults == [f"WARNING NVML cannot be read: {reason}", BACK]
 
 
+def test_pause_between_tries_doubles_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    pynvml = pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
+    tries: list[float] = []
+    now = 0.0
+
+    def absent() -> None:
+        tries.append(now)
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
+    driver = Driver(8, 60, clock=lambda: now)
+    for _ in range(500):
+        assert driver.read().cards == ()
+        now += 0.5
+    assert tries == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+
+
 def test_stub_driver_that_is_loaded_anew_is_read_again_without_a_restart(
     stub: Any, receiver: Any, start_sidecar: Any
 ) -> None:
@@ -101,7 +121,27 @@ def test_stub_driver_that_is_loaded_anew_is_read_again_without_a_restart(
     stub.shows(f"epoch 2\n{TWO}")
     receiver.until(1, "gpu_up", gpu="0")
     receiver.until(1, "gpu_up", gpu="1")
-    assert sidecar.process.poll() is None
+    assert sidecar.faults == [
+        f"WARNING NVML cannot be read: {UNKNOWN}",
+        "WARNING NVML cannot be read: the NVIDIA driver is not loaded",
+        BACK,
+    ]
+
+
+def test_stub_card_that_was_never_read_is_told_and_its_neighbour_is_read(
+    stub: Any, receiver: Any, start_sidecar: Any
+) -> None:
+    stub.shows(f"{TWO}fail nvmlDeviceGetHandleByIndex 4 1\n")
+    sidecar = start_sidecar(stub, receiver.port)
+    receiver.until(1, "gpu_up", gpu="0")
+    receiver.rounds(2)
+    assert not receiver.about("gpu_up", gpu="1")
+    stub.shows(TWO)
+    receiver.until(1, "gpu_up", gpu="1")
+    assert sidecar.faults == [
+        "WARNING card 1 (number 1) cannot be read: the driver does not allow it",
+        "INFO    card 1 (number 1) can be read again",
+    ]
 
 
 def test_stub_driver_exchanged_under_a_loaded_library_ends_the_process_so_that_it_is_started_again(
@@ -132,6 +172,16 @@ def test_stub_driver_that_hangs_is_told_and_a_stop_is_obeyed_meanwhile(
     (tmp_path / "release").unlink()
     receiver.until(0, "gpu_up", gpu="1")
     assert sidecar.stop() == 0
+
+
+def test_stub_stop_is_obeyed_while_the_driver_hangs_and_is_waited_for(
+    stub: Any, receiver: Any, start_sidecar: Any, tmp_path: Path
+) -> None:
+    stub.shows(f"{TWO}hang nvmlInitWithFlags {tmp_path / 'never'}\n")
+    sidecar = start_sidecar(stub, receiver.port, SIDECAR_DRIVER_TIMEOUT_S=600)
+    until(lambda: "sending to" in sidecar.output, "the start")
+    assert sidecar.stop() == 0
+    assert sidecar.said[-1] == "INFO    stopped"
 
 
 def test_stub_receiver_that_is_not_there_costs_nothing_and_gets_what_comes_after_it_is(
