@@ -21,7 +21,7 @@ _MODEL: Final = re.compile(r'(?:^|,)model="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Totals since the gateway started, and how many requests are in it now."""
+    """Totals since the gateway started, and how many requests engines work on now."""
 
     tokens: float
     in_flight: float

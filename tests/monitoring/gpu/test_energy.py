@@ -106,7 +106,7 @@ def test_joules_per_token_are_the_windows_energy_by_its_tokens_with_idle_energy_
     assert balance.joules_per_token == {"all": 7, "serving": 6}
 
 
-def test_request_in_the_gateway_is_serving_before_its_tokens_are_counted() -> None:
+def test_request_in_an_engine_is_serving_before_its_tokens_are_counted() -> None:
     ledger = ledger_of(
         (0, counts()), (200, counts(in_flight=1)), (200, counts(in_flight=1)), (200, counts(300))
     )
