@@ -1,11 +1,12 @@
 """Alert rules, provisioned into Grafana. Thresholds stand here; each rule says what to do in its summary.
 
-Grafana replaces ``${NAME}`` in provisioned texts by environment variables, so nothing here has a ``$``: times
-are written out instead of ``$timeFilter``.
+Grafana replaces ``${NAME}`` in provisioned texts by environment variables, so no text for people has a ``$``.
+A rule over two measurements asks for both and compares their newest values: InfluxQL cannot join them.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,15 +24,19 @@ RESTARTS = 3
 Severity = Literal["critical", "warning"]
 NoData = Literal["OK", "Alerting"]
 Side = Literal["gt", "lt"]
+WINDOW = "time > now() - 10m"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Fires when the newest value of ``query`` is on the wrong ``side`` of ``limit`` for ``lasting``."""
+    """Fires when the newest value is on the wrong ``side`` of ``limit`` for ``lasting``.
+
+    With several queries the value is ``formula``, in which ``$A`` and ``$B`` stand for their newest values.
+    """
 
     uid: str
     title: str
-    query: str
+    queries: tuple[str, ...]
     side: Side
     limit: float
     lasting: str
@@ -41,45 +46,36 @@ class Rule:
     minutes: int = 10
     """How far back ``query`` looks; the same as in its text."""
     no_data: NoData = "OK"
+    formula: str = "$A"
 
 
 def _per_minute(what: str, source: str, where: str = "", by: str = "") -> str:
     extra = f" AND {where}" if where else ""
     tags = f', "{by}"' if by else ""
-    since = f"WHERE time > now() - 10m{extra}"
-    return f'SELECT {what} FROM "raw"."gw_{source}" {since} GROUP BY time(1m){tags} fill(none)'
+    return f'SELECT {what} FROM "raw"."{source}" WHERE {WINDOW}{extra} GROUP BY time(1m){tags} fill(none)'
 
 
-def _last(name: str, as_name: str, by: str, where: str = "") -> str:
-    return "(" + _per_minute(f'last("value") AS "{as_name}"', name, where, by) + ")"
+def _sum_of_gauge(source: str, by: str, where: str = "") -> str:
+    """The newest value of each series, added up."""
+    each = _per_minute('last("value") AS "v"', source, where, by)
+    return f'SELECT sum("v") FROM ({each}) WHERE {WINDOW} GROUP BY time(1m) fill(none)'
 
 
-_NOBODY = (
-    'SELECT sum("waiting") - 1000000 * sum("ready") FROM '
-    + _last("queued", "waiting", "model")
-    + ", "
-    + _last("model_state", "ready", "model", "\"state\" = 'ready'")
-    + " WHERE time > now() - 10m GROUP BY time(1m) fill(none)"
-)
 _FAILED = (
     'SELECT 100 * sum("some") / sum("all") FROM '
-    '(SELECT "value" AS "all" FROM "raw"."gw_requests" WHERE time > now() - 10m), '
-    '(SELECT "value" AS "some" FROM "raw"."gw_requests" WHERE time > now() - 10m AND "status" =~ /^5/) '
-    "WHERE time > now() - 10m GROUP BY time(5m) fill(0)"
-)
-_STRANGE = (
-    'SELECT sum("used") - sum("models") FROM '
-    + _last("device_memory_bytes", "used", "device", "\"kind\" = 'used'")
-    + ", "
-    + _last("model_memory_bytes", "models", "model")
-    + " WHERE time > now() - 10m GROUP BY time(1m) fill(none)"
+    f'(SELECT "value" AS "all" FROM "raw"."gw_requests" WHERE {WINDOW}), '
+    f'(SELECT "value" AS "some" FROM "raw"."gw_requests" WHERE {WINDOW} AND "status" =~ /^5/) '
+    f"WHERE {WINDOW} GROUP BY time(5m) fill(0)"
 )
 
 RULES = (
     Rule(
         "gw-none-ready",
         "No model is ready and requests wait",
-        _NOBODY,
+        (
+            _sum_of_gauge("gw_model_state", "model", "\"state\" = 'ready'"),
+            _sum_of_gauge("gw_queued", "model"),
+        ),
         "gt",
         0,
         "3m",
@@ -87,11 +83,12 @@ RULES = (
         "Requests wait and no model can answer for three minutes. Look at the state timeline: a failed model"
         " has its reason in GET /v1/models and its log in GET /v1/models/ID/logs.",
         "models",
+        formula="$A < 1 && $B > 0",
     ),
     Rule(
         "gw-p99",
         "P99 of the whole request is over its target",
-        _per_minute('max("99_percentile")', "total", by="model"),
+        (_per_minute('max("99_percentile")', "gw_total", by="model"),),
         "gt",
         P99_TARGET_MS,
         "5m",
@@ -103,7 +100,7 @@ RULES = (
     Rule(
         "gw-failed",
         "Too many answers are errors",
-        _FAILED,
+        (_FAILED,),
         "gt",
         FAILED_PERCENT,
         "5m",
@@ -114,7 +111,10 @@ RULES = (
     Rule(
         "gw-memory",
         "Device memory is held by nobody we know",
-        _STRANGE,
+        (
+            _sum_of_gauge("gw_device_memory_bytes", "device", "\"kind\" = 'used'"),
+            _sum_of_gauge("gw_model_memory_bytes", "model"),
+        ),
         "gt",
         STRANGE_MEMORY_BYTES,
         "5m",
@@ -122,11 +122,12 @@ RULES = (
         "The device says that 2 GiB more are in use than the models in it account for. A stopped engine may"
         " not have given its memory back; the GPU dashboard lists processes.",
         "models",
+        formula="$A - $B",
     ),
     Rule(
         "gw-restarts",
         "An engine keeps ending",
-        'SELECT sum("value") FROM "raw"."gw_engine_restarts" WHERE time > now() - 15m GROUP BY "model"',
+        ('SELECT sum("value") FROM "raw"."gw_engine_restarts" WHERE time > now() - 15m GROUP BY "model"',),
         "gt",
         RESTARTS,
         "0s",
@@ -139,7 +140,7 @@ RULES = (
     Rule(
         "gw-gpu-hot",
         "A card is hot",
-        _per_minute('max("value")', "gpu_temperature_celsius", by="gpu"),
+        (_per_minute('max("value")', "gw_gpu_temperature_celsius", by="gpu"),),
         "gt",
         HOT_CELSIUS,
         "2m",
@@ -150,7 +151,7 @@ RULES = (
     Rule(
         "gw-gpu-lost",
         "A card does not answer",
-        _per_minute('last("value")', "gpu_up", by="gpu"),
+        (_per_minute('last("value")', "gw_gpu_up", by="gpu"),),
         "lt",
         1,
         "2m",
@@ -161,7 +162,7 @@ RULES = (
     Rule(
         "gw-silent",
         "The gateway's figures do not arrive",
-        'SELECT count("value") FROM "raw"."gw_model_state" WHERE time > now() - 3m',
+        ('SELECT count("value") FROM "raw"."gw_model_state" WHERE time > now() - 3m',),
         "lt",
         1,
         "1m",
@@ -175,7 +176,7 @@ RULES = (
     Rule(
         "gw-lost",
         "Figures are being lost",
-        _per_minute('spread("metrics_dropped")', "x").replace("gw_x", "internal_write"),
+        (_per_minute('spread("metrics_dropped")', "internal_write"),),
         "gt",
         0,
         "5m",
@@ -187,28 +188,41 @@ RULES = (
 
 
 def _data(rule: Rule) -> list[dict[str, Any]]:
-    expression = {"relativeTimeRange": {"from": 0, "to": 0}, "datasourceUid": "__expr__"}
-    query = {"refId": "A", "query": rule.query, "rawQuery": True, "resultFormat": "time_series"}
-    newest = {"refId": "B", "type": "reduce", "expression": "A", "reducer": "last"}
+    """Queries A and B, their newest values, the formula over those, and the limit."""
+    letters = [chr(ord("A") + place) for place in range(len(rule.queries))]
+    formula = re.sub(r"\$(\w)", r"$newest_\1", rule.formula)
     condition = {"evaluator": {"type": rule.side, "params": [rule.limit]}}
-    threshold = {"refId": "C", "type": "threshold", "expression": "B", "conditions": [condition]}
     return [
-        {
-            "refId": "A",
-            "relativeTimeRange": {"from": rule.minutes * 60, "to": 0},
-            "datasourceUid": SOURCE,
-            "model": query,
-        },
-        {"refId": "B", **expression, "model": newest},
-        {"refId": "C", **expression, "model": threshold},
+        *(_query(ref, query, rule.minutes) for ref, query in zip(letters, rule.queries, strict=True)),
+        *(_expression(f"newest_{ref}", "reduce", ref, reducer="last") for ref in letters),
+        _expression("value", "math", formula),
+        _expression("limit", "threshold", "value", conditions=[condition]),
     ]
+
+
+def _query(ref: str, query: str, minutes: int) -> dict[str, Any]:
+    return {
+        "refId": ref,
+        "relativeTimeRange": {"from": minutes * 60, "to": 0},
+        "datasourceUid": SOURCE,
+        "model": {"refId": ref, "query": query, "rawQuery": True, "resultFormat": "time_series"},
+    }
+
+
+def _expression(ref: str, kind: str, expression: str, **more: Any) -> dict[str, Any]:
+    return {
+        "refId": ref,
+        "relativeTimeRange": {"from": 0, "to": 0},
+        "datasourceUid": "__expr__",
+        "model": {"refId": ref, "type": kind, "expression": expression, **more},
+    }
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
     return {
         "uid": rule.uid,
         "title": rule.title,
-        "condition": "C",
+        "condition": "limit",
         "data": _data(rule),
         "noDataState": rule.no_data,
         "execErrState": "Error",

@@ -168,17 +168,6 @@ def coded(name: str, tag: str, codes: Sequence[tuple[str, int]], by: Sequence[st
     return target(query, f"$tag_{by[0]}")
 
 
-def ratio(top: str, top_as: str, bottom: str, bottom_as: str, alias: str | Text, *, per: str = "") -> Target:
-    """One counter over another, both added up in each step."""
-    one = f'SELECT "value" AS "{top_as}" FROM {measurement(top)} WHERE $timeFilter AND {HOST}'
-    two = f'SELECT "value" AS "{bottom_as}" FROM {measurement(bottom)} WHERE $timeFilter AND {HOST}'
-    query = (
-        f'SELECT {per}sum("{top_as}") / sum("{bottom_as}") FROM ({one}), ({two}) '
-        "WHERE $timeFilter GROUP BY time($__interval) fill(none)"
-    )
-    return target(query, alias)
-
-
 def raw(
     name: str, what: str, by: Sequence[str] = (), alias: str | Text = "$tag_host", *, fill: str = "null"
 ) -> Target:

@@ -104,7 +104,14 @@ _INSTEAD = (
         Text("Requests whose model could not answer, and who did", "原模型无法应答时由谁应答"),
         "bars",
         "short",
-        (added("fallbacks", ("model", "to"), Text("$tag_model to $tag_to", "$tag_model 至 $tag_to")),),
+        (
+            added(
+                "fallbacks",
+                ("model", "to"),
+                Text("$tag_model to $tag_to", "$tag_model 至 $tag_to"),
+                by_model=False,
+            ),
+        ),
         width=24,
         height=6,
     ),

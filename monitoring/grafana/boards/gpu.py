@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monitoring.grafana.board import GREEN, ORANGE, RED, Board, Figure, Section, Target, Text, levels
-from monitoring.grafana.queries import added, ratio
+from monitoring.grafana.queries import added
 from monitoring.grafana.queries import gauge as any_gauge
 
 GPU = '"gpu" =~ /^${gpu:regex}$/'
@@ -99,11 +99,7 @@ _ENERGY = (
         ),
         "lines",
         "joule",
-        (
-            ratio(
-                "gpu_energy_joules", "joules", "tokens_out", "tokens", Text("per token out", "每输出 token")
-            ),
-        ),
+        (any_gauge("joules_per_token", ("share",), "$tag_share", by_model=False),),
         width=8,
     ),
     Figure(
