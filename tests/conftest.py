@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,3 +86,16 @@ async def client(served: Running) -> AsyncIterator[httpx.AsyncClient]:
     """A client of ``served``."""
     async with httpx.AsyncClient(base_url=served.url, timeout=20) as http:
         yield http
+
+
+@pytest.fixture(scope="session")
+def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for the NVIDIA driver's library, compiled for this run. What it shows is in its source."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC"]
+    source = Path(__file__).parent / "nvml_stub" / "nvml_stub.c"
+    subprocess.run([compiler, *flags, "-Wl,-soname,libnvidia-ml.so.1", "-o", library, source], check=True)
+    return library

@@ -138,16 +138,22 @@ def mean(
 
 
 def share(
-    name: str, part: str, by: Sequence[str] = (), alias: str | Text = "$tag_model", *, by_model: bool = True
+    name: str,
+    part: str,
+    by: Sequence[str] = (),
+    alias: str | Text = "$tag_model",
+    *,
+    where: str = "",
+    by_model: bool = True,
 ) -> Target:
-    """Per cent of a counter that fulfils ``part``, such as ``"status" =~ /^5/``."""
+    """Per cent of a counter that fulfils ``part``, such as ``"status" =~ /^5/``, of all that is ``where``."""
     source = measurement(name)
-    everything = f'SELECT "value" AS "all" FROM {source} WHERE {_where("", by_model=by_model)}'
-    some = f'SELECT "value" AS "some" FROM {source} WHERE {_where(part, by_model=by_model)}'
-    grouped = "".join(f', "{tag}"' for tag in by)
+    both = f"{part} AND {where}" if where else part
+    everything = f'SELECT "value" AS "all" FROM {source} WHERE {_where(where, by_model=by_model)}'
+    some = f'SELECT "value" AS "some" FROM {source} WHERE {_where(both, by_model=by_model)}'
     query = (
         f'SELECT 100 * sum("some") / sum("all") FROM ({everything}), ({some}) '
-        f"WHERE $timeFilter GROUP BY time($__interval){grouped} fill(0)"
+        f"WHERE $timeFilter GROUP BY time($__interval){_group(by)} fill(0)"
     )
     return target(query, alias)
 
@@ -160,10 +166,9 @@ def coded(name: str, tag: str, codes: Sequence[tuple[str, int]], by: Sequence[st
         + ")"
         for value, code in codes
     ]
-    grouped = _group(by)
     query = (
         f'SELECT sum("v") FROM {", ".join(parts)} WHERE $timeFilter '
-        f"GROUP BY time($__interval){grouped} fill(none)"
+        f"GROUP BY time($__interval){_group(by)} fill(none)"
     )
     return target(query, f"$tag_{by[0]}")
 

@@ -13,7 +13,7 @@ from monitoring.grafana.queries import (
 )
 
 _ARM = "\"arm\" != 'none' AND \"arm\" != ''"
-_FAILED = '"status" =~ /^5/ AND ' + _ARM
+_FAILED = '"status" =~ /^5/'
 
 
 def _by_arm(kind: str, name: str) -> tuple[Target, ...]:
@@ -51,7 +51,7 @@ _WHO = (
         Text("Share of 5xx answers of each arm", "各分支 5xx 应答比例"),
         "lines",
         "percent",
-        (share("requests", _FAILED, ("arm",), "$tag_arm", by_model=False),),
+        (share("requests", _FAILED, ("arm",), "$tag_arm", where=_ARM, by_model=False),),
         width=8,
         levels=levels("transparent", (2, RED)),
     ),

@@ -124,7 +124,7 @@ _COST = (
             "From the start of the process to ready; rises when weights come from a cold disk",
             "从进程启动到就绪；冷盘读取权重时上升",
         ),
-        "lines",
+        "bars",
         "ms",
         (percentile("start", "upper", ("model",)),),
         width=8,
@@ -171,7 +171,7 @@ _MEMORY = (
         ),
         width=16,
         height=9,
-        colours={"(total|declared)$": RED, "used$": ORANGE, "free$": GREEN},
+        colours={"total$": RED, "declared$": YELLOW, "used$": ORANGE, "free$": GREEN},
     ),
     Figure(
         Text("Requests by model", "请求（按模型）"),

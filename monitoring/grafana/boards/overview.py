@@ -181,6 +181,7 @@ _TRAFFIC = (
             rate("tokens_in", alias=Text("in", "输入")),
             rate("tokens_out", ("model",), Text("out $tag_model", "输出 $tag_model")),
         ),
+        colours={"^(in|输入)$": GREY},
     ),
     Figure(
         Text("In flight and waiting", "处理中与排队中"),
