@@ -1,8 +1,8 @@
 """``python -m monitoring.grafana.draw ANSWERS PICTURES``: one picture for each dashboard that has answers.
 
 ANSWERS is a folder of ``NAME.json``, as the tests of the pipeline write it with PIPELINE_ANSWERS: for each
-panel and query the series that the database returned. Needs Chromium, node and npm (@grafana/ui, once, 430 MB in
-the user's cache). Exits 3 and says why where one of them is missing.
+panel and query the series that the database returned. Needs Chromium, node and npm (@grafana/ui, once, 430 MB
+in the user's cache). Exits 3 and says why where one of them is missing.
 """
 
 from __future__ import annotations
