@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,8 @@ class Clients:
         limits = httpx.Limits(max_connections=200)
         self._http = httpx.AsyncClient(base_url=url, timeout=60, limits=limits)
         self.tally = tally
+        self.on_answer: Callable[[str, float, float], None] = _nobody
+        self.on_failure: Callable[[str], None] = _nobody
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -53,20 +55,25 @@ class Clients:
         self.tally.statuses[f"{answer.status_code // 100}xx"] += 1
         if answer.status_code == httpx.codes.OK:
             self.tally.whole(answer.json()["model_id"], answer.json()["usage"], _ms_since(started))
+            self.on_answer("whole", _ms_since(started), _ms_since(started))
+        elif answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            self.on_failure("whole")
         return answer.status_code
 
     async def stream(self, model: str, tokens: int = 20, *, leave_after: int | None = None) -> None:
         """One stream, to its end or left after that many tokens."""
-        started, seen = time.monotonic(), 0
+        started, seen, first_ms = time.monotonic(), 0, 0.0
         body = {**_body(model, tokens), "stream": True}
         async with self._http.stream("POST", ROUTE, json=body) as answer:
             async for event in events_of(answer):
                 seen += event.name == "token"
+                first_ms = first_ms or (_ms_since(started) if seen else 0.0)
                 if leave_after is not None and seen >= leave_after:
                     self.tally.left += 1
                     return
                 if event.name == "done":
                     self.tally.whole(event.data["model_id"], event.data["usage"], _ms_since(started))
+                    self.on_answer("stream", _ms_since(started), first_ms)
         self.tally.statuses[f"{answer.status_code // 100}xx"] += 1
 
     async def give_up(self, model: str, after_s: float) -> None:
@@ -92,8 +99,8 @@ async def paced(rate: float, lasting_s: float, make: Any) -> list[Any]:
     return await asyncio.gather(*started)
 
 
-async def together(*work: Coroutine[Any, Any, Any]) -> None:
-    await asyncio.gather(*work)
+def _nobody(*_: object) -> None:
+    """Listens to nothing."""
 
 
 def _body(model: str, tokens: int, words: int = 6) -> dict[str, Any]:
