@@ -7,15 +7,14 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import REPOSITORY, Running, until
+from harness import REPOSITORY
 from panels import Window
 from processes import Influx, Telegraf
 from scene import Scene, play
-from traffic import Tally
+from stage import Stage
 
 # Without these the lane says why it does not run; with TESTS_OBLIGATORY=1 that is a failure.
 SCRIPTS = {"telegraf": "scripts/telegraf.sh", "influxdb": "scripts/influxdb.sh"}
@@ -37,22 +36,6 @@ def programs() -> dict[str, str]:
             pytest.skip(f"{name}: {done.stderr.strip()}")
         found[name] = done.stdout.strip()
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What runs, what clients counted, and when."""
-
-    influx: Influx
-    telegraf: Telegraf
-    gateway: Running
-    tally: Tally
-    window: Window
-
-    def settled(self) -> None:
-        """Wait until everything that was answered is stored."""
-        wanted = sum(self.tally.statuses.values())
-        until(lambda: self.influx.total("gw_requests") >= wanted, f"{wanted} requests in InfluxDB", 20)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What happens: models that take turns on a device, errors of every kind, and clients that leave.
 
-Everything is provoked for real: engines that die, queues that are full, cards that vanish. Only the load test's
+Everything is provoked for real: engines that die, queues that are full, cards that vanish. Only a load test's
 own figures are sent by the test, as a load generator sends them.
 """
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pipeline
 OUTAGE_S = 30.0
 RATE = 8.0
 SLOWER_MS = 100
-"""What an outage may add to the slowest twentieth of requests: noise of two cores, and nothing that blocks."""
+"""What an outage may add to the slowest twentieth of requests: noise of two cores, nothing that blocks."""
 
 
 @pytest.fixture

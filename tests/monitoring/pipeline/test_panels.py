@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Stage
 from panels import PanelTarget, Window, answer, named, points, targets
 from processes import INIT, Influx
 from scene import SPLITS
+from stage import Stage
 
 from monitoring.grafana import alerts
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Stage
 from panels import points
+from stage import Stage
 
 pytestmark = pytest.mark.pipeline
 GENERATE = "\"route\" = 'generate'"
