@@ -168,7 +168,7 @@ RULES = (
         "1m",
         "critical",
         "Nothing came in for three minutes: the gateway, Telegraf or InfluxDB is down, or the gateway has no"
-        " GATEWAY_STATSD address. All other rules are blind until then.",
+        " GATEWAY_STATSD_HOST. All other rules are blind until then.",
         "overview",
         minutes=3,
         no_data="Alerting",

@@ -91,7 +91,10 @@ class Scene:
                 engines[name] = start_echo(self.folder, model_id=name, tokens_per_s=80, first_token_s=0.02)
                 ends.callback(engines[name].stop)
             gateway = start_gateway(
-                self.folder, self._registry(engines), statsd=f"127.0.0.1:{self.statsd_port}"
+                self.folder,
+                self._registry(engines),
+                statsd_host="127.0.0.1",
+                statsd_port=self.statsd_port,
             )
             ends.callback(gateway.stop)
             ends.callback(self._sidecar(gateway).terminate)

@@ -33,9 +33,8 @@ def own_telegraf(programs: dict[str, str], database: Influx, tmp_path: Path) -> 
 @pytest.fixture
 def gateway(own_telegraf: Telegraf, tmp_path: Path) -> Iterator[Running]:
     engine = start_echo(tmp_path, tokens_per_s=200)
-    running = start_gateway(
-        tmp_path, {"models": [model(engine.url, id="steady")]}, statsd=f"127.0.0.1:{own_telegraf.port}"
-    )
+    registry = {"models": [model(engine.url, id="steady")]}
+    running = start_gateway(tmp_path, registry, statsd_host="127.0.0.1", statsd_port=own_telegraf.port)
     try:
         yield running
     finally:
