@@ -100,7 +100,7 @@ _ENERGY = (
         "lines",
         "joule",
         (any_gauge("joules_per_token", ("share",), "$tag_share", by_model=False),),
-        width=8,
+        width=6,
     ),
     Figure(
         Text("Energy by card", "显卡能耗"),
@@ -108,7 +108,7 @@ _ENERGY = (
         "bars",
         "joule",
         (added("gpu_energy_joules", ("gpu",), "GPU $tag_gpu", where=GPU, by_model=False),),
-        width=8,
+        width=6,
     ),
     Figure(
         Text("Energy of a switch", "单次切换能耗"),
@@ -116,9 +116,22 @@ _ENERGY = (
         "lines",
         "joule",
         (any_gauge("joules_per_switch", ("model",), by_model=False),),
-        width=8,
+        width=6,
+    ),
+    Figure(
+        Text("Price of a million tokens", "百万 token 电费"),
+        Text("Energy at the price that the sidecar was given", "按给定电价计算"),
+        "lines",
+        "short",
+        (
+            any_gauge(
+                "cost_per_million_tokens", ("share", "currency"), "$tag_currency $tag_share", by_model=False
+            ),
+        ),
+        width=6,
     ),
 )
+
 
 _INSIDE = (
     Figure(
