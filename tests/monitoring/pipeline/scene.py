@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import REPOSITORY, Running, echo_command, free_port, model, start_echo, start_gateway
+from harness import REPOSITORY, STOP_S, Running, echo_command, free_port, model, start_echo, start_gateway
 from traffic import Clients, Tally, paced
 
 from gateway import config as configuration
@@ -97,7 +97,7 @@ class Scene:
                 statsd_port=self.statsd_port,
             )
             ends.callback(gateway.stop)
-            ends.callback(self._sidecar(gateway).terminate)
+            ends.enter_context(self._sidecar(gateway))
             yield gateway
 
     def _registry(self, engines: dict[str, Running]) -> dict[str, Any]:
@@ -124,7 +124,8 @@ class Scene:
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(self.folder / "cards")
 
-    def _sidecar(self, gateway: Running) -> subprocess.Popen[bytes]:
+    @contextlib.contextmanager
+    def _sidecar(self, gateway: Running) -> Iterator[None]:
         self.show_cards(CARDS)
         env = {
             **os.environ,
@@ -139,7 +140,12 @@ class Scene:
             "PRICE_PER_KWH": "0.3",
         }
         with (self.folder / "sidecar.log").open("wb") as log:
-            return subprocess.Popen([sys.executable, "-m", "gpu_sidecar"], stdout=log, stderr=log, env=env)
+            process = subprocess.Popen([sys.executable, "-m", "gpu_sidecar"], stdout=log, stderr=log, env=env)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(STOP_S)
 
 
 def _resident(name: str, **record: Any) -> dict[str, Any]:
