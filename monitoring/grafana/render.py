@@ -155,7 +155,7 @@ def _series(figure: Figure, language: Language) -> timeseries.Panel:
             common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING)
         )
         .color_scheme(_colour(models.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
-        .span_nulls(60_000)
+        .span_nulls(30_000)
     )
     if figure.levels:
         panel.thresholds(_levels(figure.levels))
