@@ -19,6 +19,8 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
 Seconds = Annotated[float, Field(gt=0)]
+PREFIX = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+TAGS = r"^[A-Za-z0-9_.-]+=[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+=[A-Za-z0-9_.-]+)*$"
 
 
 class Record(BaseModel):
@@ -229,6 +231,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     run_dir: Path = Field(Path(".run"), description="logs of engines that the gateway started")
+    statsd_host: str | None = Field(None, description="where StatsD lines go, over UDP; none: nowhere")
+    statsd_port: int = Field(8125, gt=0, le=65535, description="port of the StatsD listener")
+    statsd_prefix: str = Field("gw", pattern=PREFIX, description="begins the names of StatsD's figures")
+    statsd_interval_s: Seconds = Field(1.0, description="StatsD lines are sent this often")
+    statsd_tags: str | None = Field(
+        None, pattern=TAGS, description="tags on every StatsD line, such as host=gpu1,site=lab"
+    )
 
     @property
     def loopback(self) -> bool:

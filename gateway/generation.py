@@ -331,12 +331,11 @@ class Generation:
 
     def _record(self, done: Completed, receipt: Receipt) -> None:
         metrics, model = self._line.metrics, self.spec.id
-        metrics.count("gateway_tokens_total", done.completion_tokens, model=model, kind="completion")
-        metrics.count("gateway_tokens_total", done.prompt_tokens or 0, model=model, kind="prompt")
+        metrics.count("gateway_tokens_out_total", done.completion_tokens, model=model, arm="none")
+        metrics.count("gateway_tokens_in_total", done.prompt_tokens or 0, model=model, arm="none")
         metrics.observe("gateway_queue_seconds", receipt.queue_ms / 1000, model=model)
         metrics.observe("gateway_load_seconds", receipt.load_ms / 1000, model=model)
-        metrics.observe("gateway_first_token_seconds", receipt.prefill_ms / 1000, model=model)
-        metrics.observe("gateway_total_seconds", receipt.total_ms / 1000, model=model)
+        metrics.observe("gateway_first_token_seconds", receipt.prefill_ms / 1000, model=model, arm="none")
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Give everything back: the connection to the engine is closed, the place is free. Idempotent."""

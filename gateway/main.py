@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from gateway import __version__
+from gateway import __version__, telemetry
 from gateway.api import anthropic, anthropic_bodies, native, openai, openai_answers, ops, tgi, tgi_bodies
 from gateway.api.bodies import BodyRoute, cut_name
 from gateway.api.context import NATIVE, Envelope, RequestContext, error_response, request_id_of
@@ -33,11 +33,12 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     """
     keys = Keys.from_settings(settings)
     token = _supervisor_token(settings)
-    metrics = Metrics()
+    metrics = Metrics(keep_values=settings.statsd_host is not None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(telemetry.running(metrics, _statsd(settings)))
             http = await stack.enter_async_context(open_client())
             app.state.services = await _services(settings, registry, metrics, Outward(http, token), stack)
             yield
@@ -112,6 +113,18 @@ async def _services(
     await stack.enter_async_context(manager.running())
     generations = Generations(registry, scenarios, manager, engines, metrics, settings.heartbeat_s)
     return Services(settings, registry, scenarios, manager, generations, metrics)
+
+
+def _statsd(settings: Settings) -> telemetry.Target | None:
+    if settings.statsd_host is None:
+        return None
+    return telemetry.Target(
+        host=settings.statsd_host,
+        port=settings.statsd_port,
+        prefix=settings.statsd_prefix,
+        interval_s=settings.statsd_interval_s,
+        tags=settings.statsd_tags or "",
+    )
 
 
 def _supervisor_token(settings: Settings) -> str | None:

@@ -234,7 +234,14 @@ def test_every_error_is_in_the_reference() -> None:
 
 def test_every_metric_is_in_the_reference() -> None:
     expected = [
-        (code(m.name), m.kind, ", ".join(code(label) for label in m.labels) or "none", m.help) for m in TABLE
+        (
+            code(m.name),
+            code(m.short),
+            m.kind,
+            ", ".join(code(label) for label in m.labels) or "none",
+            m.help,
+        )
+        for m in TABLE
     ]
     same("Metrics", rows("Metrics"), expected)
 
