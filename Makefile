@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export GATEWAY_CONFIG ?= models/local.yaml
 
-.PHONY: help setup setup-dev fetch-models up down serve chat test test-all check fmt lint type imports lock clean
+.PHONY: help setup setup-dev fetch-models up down serve chat test test-all dashboards drawings check fmt lint type imports lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -45,7 +45,16 @@ test: setup-dev ## everything that needs nothing but Python
 
 # With TESTED=1 (as CI says after `make test`) only what `make test` does not have.
 test-all: $(if $(TESTED),,test) ## the same and the lanes that need system parts
-	@$(PY) -m pytest -q -m containers
+	@scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh
+	@scripts/lane.sh containers scripts/docker.sh
+
+dashboards: setup-dev ## write Grafana's JSON from monitoring/grafana
+	@$(PY) -m monitoring.grafana
+
+drawings: setup-dev ## docs/img/dashboard-*.png: each dashboard with real data, drawn by Grafana's own components
+	@rm -rf .run/answers
+	@PIPELINE_ANSWERS=.run/answers scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh
+	@$(PY) -m monitoring.grafana.draw .run/answers docs/img
 
 check: setup-dev fmt-check lint type imports test ## what has to pass before a commit
 

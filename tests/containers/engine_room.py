@@ -34,7 +34,7 @@ def missing() -> str | None:
         return "containers need root"
     absent = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     return (
-        f"not installed: {', '.join(absent)} (scripts/lanes.sh installs them on Debian)" if absent else None
+        f"not installed: {', '.join(absent)} (scripts/docker.sh installs them on Debian)" if absent else None
     )
 
 
