@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from gpu_sidecar.energy import Spent
@@ -41,6 +41,15 @@ class Interval:
         return max(0.0, min(self.to_s, to_s) - max(self.from_s, from_s))
 
 
+@dataclass(slots=True)
+class _Switch:
+    """Switches to a model until they are told: how many, and the energy of each time that was lost to them.
+    Tries that failed lose time and do not count."""
+
+    count: float = 0.0
+    joules: list[float | None] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class Balance:
     """The window's energy by what the gateway did, in joules, and the tokens that came out meanwhile."""
@@ -67,8 +76,7 @@ class EnergyLedger:
         self._intervals: deque[Interval] = deque()
         self._open: Interval | None = None
         self._counts: Counts | None = None
-        self._lost_s: dict[str, float] = {}
-        self._switches: dict[str, float] = {}
+        self._switches: dict[str, _Switch] = {}
         self._per_switch: dict[str, float] = {}
 
     @property
@@ -103,32 +111,36 @@ class EnergyLedger:
     def _add_switches(self, before: Counts, now: Counts, at_s: float) -> None:
         for model, total_s in now.lost_s.items():
             lost_s = increase(before.lost_s.get(model, 0.0), total_s)
-            self._lost_s[model] = self._lost_s.get(model, 0.0) + lost_s
-            self._mark(at_s - lost_s, at_s)
+            if lost_s > 0:
+                switch = self._switches.setdefault(model, _Switch())
+                switch.joules.append(self._energy(at_s - lost_s, at_s))
         for model, total in now.switches.items():
-            more = increase(before.switches.get(model, 0.0), total)
-            self._switches[model] = self._switches.get(model, 0.0) + more
-        for model, lost_s in list(self._lost_s.items()):
-            if lost_s > 0 and self._switches.get(model, 0.0) > 0:
-                self._close_switch(model, at_s)
+            if (more := increase(before.switches.get(model, 0.0), total)) > 0:
+                self._switches.setdefault(model, _Switch()).count += more
+        for model, switch in list(self._switches.items()):
+            if switch.count and switch.joules:
+                del self._switches[model]
+                self._close(model, switch)
 
-    def _mark(self, from_s: float, to_s: float) -> None:
+    def _energy(self, from_s: float, to_s: float) -> float | None:
+        """Joules between two times, which from now on count as switching; None where they are not known."""
+        joules, covered_s, whole = 0.0, 0.0, True
         for interval in self._intervals:
-            interval.switching_s += interval.within(from_s, to_s)
+            within_s = interval.within(from_s, to_s)
+            if within_s > 0:
+                interval.switching_s += within_s
+                joules += interval.joules * within_s / (interval.to_s - interval.from_s)
+                covered_s += within_s
+                whole = whole and interval.whole
+        return joules if whole and covered_s >= (to_s - from_s) * 0.99 else None
 
-    def _close_switch(self, model: str, at_s: float) -> None:
+    def _close(self, model: str, switch: _Switch) -> None:
         """Both have come: the seconds and the switch that they belong to."""
-        from_s, count = at_s - self._lost_s.pop(model), self._switches.pop(model)
-        part_of_it = [interval for interval in self._intervals if interval.within(from_s, at_s) > 0]
-        covered_s = sum(interval.within(from_s, at_s) for interval in part_of_it)
-        if covered_s < (at_s - from_s) * 0.99 or not all(interval.whole for interval in part_of_it):
+        known = [joules for joules in switch.joules if joules is not None]
+        if len(known) == len(switch.joules):
+            self._per_switch[model] = sum(known) / switch.count
+        else:
             self._per_switch.pop(model, None)
-            return
-        joules = sum(
-            interval.joules * interval.within(from_s, at_s) / (interval.to_s - interval.from_s)
-            for interval in part_of_it
-        )
-        self._per_switch[model] = joules / count
 
     def balance(self, now_s: float) -> Balance | None:
         """The last window; None when nothing in it was measured wholly."""

@@ -161,6 +161,16 @@ def test_switch_and_its_seconds_may_be_counted_one_after_the_other(first: Counts
     assert ledger.joules_per_switch == {"qwen2": 100}
 
 
+def test_try_that_failed_counts_with_the_switch_that_follows_and_what_lies_between_does_not() -> None:
+    ledger = ledger_of(
+        (0, counts()),
+        (100, counts(lost_s=2)),
+        (9000, counts(lost_s=2)),
+        (300, counts(lost_s=4, switches=1)),
+    )
+    assert ledger.joules_per_switch == {"qwen2": 400}
+
+
 def test_switch_that_began_before_the_first_reading_has_no_figure() -> None:
     assert ledger_of((0, counts()), (100, counts(switches=1, lost_s=9))).joules_per_switch == {}
 
