@@ -5,5 +5,6 @@ influxd &
 server=$!
 trap 'kill -TERM $server' TERM INT
 until influx -execute 'SHOW DATABASES' >/dev/null 2>&1; do sleep 0.2; done
-for file in /docker-entrypoint-initdb.d/*.iql; do influx -execute "$(cat "$file")"; done
+# As in the official image.
+for file in /docker-entrypoint-initdb.d/*.sh; do . "$file"; done
 wait $server
