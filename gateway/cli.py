@@ -26,6 +26,7 @@ from gateway.config import Registry, Settings, SettingsError
 from gateway.doctor import command as doctor_command
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
+from gateway.metrics import Metrics
 from gateway.planning import command as planning
 from gateway.readers import with_card_sizes
 from gateway.store import command as store
@@ -183,6 +184,9 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._hints = hints
+        metrics: Metrics = app.state.metrics
+        connections = metrics.level("gateway_open_connections")
+        metrics.sampled_by(lambda: connections.set(len(self.server_state.connections)))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

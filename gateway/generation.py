@@ -20,14 +20,16 @@ from gateway.config import ModelSpec, Registry
 from gateway.errors import EngineError, GatewayError
 from gateway.experiments import Experiments, Load, Seen
 from gateway.fallback import Succession
+from gateway.journey import Ending, FigureBook, Waited, tell_asked
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.preparing import GenerationRequest, Prepared, prepare
 from gateway.routing import Asked, Routing, Who
 from gateway.scenarios import ScenarioBook
-from gateway.scheduler import Outlook
+from gateway.scheduler import Outlook, State
 from gateway.schemas import Completed, Token
 from gateway.tickets import Ticket
+from gateway.trail import current
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
 
 __all__ = ["Generation", "GenerationRequest", "Generations", "Prepared"]
@@ -55,6 +57,7 @@ class Generations:
         self._heartbeat_s = heartbeat_s
         self.routing = Routing(registry, manager)
         self.experiments = Experiments(registry)
+        self.figures = FigureBook(metrics)
 
     def spec(self, name: str | None) -> ModelSpec:
         """The model behind a name, of a split the likeliest; for None the default. Raises ModelNotFound."""
@@ -63,6 +66,7 @@ class Generations:
     def prepare(self, request: GenerationRequest) -> Prepared:
         """Everything that can be refused without an engine. Raises InvalidRequest and ModelNotFound."""
         spec = request.who.spec if request.who is not None else self.spec(request.model)
+        current().about(spec.id)
         return prepare(request, spec, self._scenarios)
 
     async def start(self, request: GenerationRequest) -> Generation:
@@ -71,9 +75,12 @@ class Generations:
         When the model can take the request now, this blocks until the first token is there. When it has
         to wait, this returns at once, and ``events`` says how the wait goes. The caller closes it.
         """
+        begun = time.perf_counter()
         if request.who is None:
             request = replace(request, who=self.routing.draw(Asked(request.model)))
-        generation = Generation(self, self.prepare(request), request)
+        prepared = self.prepare(request)
+        tell_asked(current(), request.started, begun, prepared.spec.id, prepared.parameters)
+        generation = Generation(self, prepared, request)
         await generation.enter()
         return generation
 
@@ -110,6 +117,14 @@ class Generations:
     def engine(self, spec: ModelSpec) -> EngineClient:
         return self._engines[spec.engine]
 
+    def stands(self, spec: ModelSpec, ticket: Ticket | None) -> str:
+        """Where a request is that has no answer yet."""
+        if ticket is not None and ticket.granted:
+            return "prefill"
+        if self._manager.view(spec.id).state is State.FAILED:
+            return "backoff"
+        return "loading" if ticket is not None and ticket.outlook().phase == "loading" else "queued"
+
     @property
     def metrics(self) -> Metrics:
         return self._metrics
@@ -134,6 +149,7 @@ class Generation:
         self._tokens: AsyncIterator[Token | Completed] | None = None
         self._whole: Completed | None = None
         self._sent = self._first_token = 0.0
+        self._journey = line.figures.journey()
         self._outcome = "client_gone"
         self._asked_again = False
         self._queued_s = self._loaded_s = 0.0  # with a place that was lost again
@@ -296,6 +312,7 @@ class Generation:
             if self._asked_again or not error.nothing_sent or ticket.has_replicas:
                 raise
             self._asked_again = True
+            self._line.metrics.count("gateway_retries_total", model=self.spec.id, why="unreachable")
             await self._ask_again(self._entered())
 
     async def _ask_again(self, lost: Ticket) -> None:
@@ -306,18 +323,21 @@ class Generation:
         self._ticket = await self._line.ask(self.prepared, self._request, waited_s=lost.waited_s)
 
     async def _send(self, url: str) -> None:
-        prepared, clocks = self.prepared, self._attempts.clocks()
+        prepared, clocks, again = self.prepared, self._attempts.clocks(), bool(self._first_token)
         engine = self._line.engine(self.spec)
         if self._tokens is not None:
             await self._attempt.aclose()
-        if rules.streamable(prepared.parameters):
-            opened = engine.stream(
-                url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
-            )
-            self._tokens = await self._attempt.enter_async_context(opened)
-        else:
-            self._whole = await engine.generate(url, prepared.prompt, prepared.parameters, clocks)
+        with self._journey.calling(self.spec.id):
+            if rules.streamable(prepared.parameters):
+                opened = engine.stream(
+                    url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
+                )
+                self._tokens = await self._attempt.enter_async_context(opened)
+            else:
+                self._whole = await engine.generate(url, prepared.prompt, prepared.parameters, clocks)
         self._first_token = time.perf_counter()
+        if not again:
+            self._journey.begun(self.spec.id, self.arm, self._waited(), streamed=self._whole is None)
 
     async def _pieces(self, ticket: Ticket) -> AsyncIterator[Token | Completed]:
         """The answer as it comes. One that breaks off before its first piece begins anew elsewhere."""
@@ -327,10 +347,13 @@ class Generation:
         given = False
         while self._tokens is not None:
             try:
-                async for event in self._tokens:
-                    ticket.heard()
-                    given = True
-                    yield event
+                with self._journey.calling(self.spec.id):
+                    async for event in self._tokens:
+                        ticket.heard()
+                        given = True
+                        if isinstance(event, Token):
+                            self._journey.token()
+                        yield event
             except GatewayError as error:
                 if given:
                     raise
@@ -341,7 +364,7 @@ class Generation:
     def _answer(self, done: Completed) -> Answer:
         receipt = self._receipt(time.perf_counter())
         self._outcome = "ok"
-        self._record(done, receipt)
+        self._journey.ended(done, receipt.decode_ms / 1000)
         self._given = Answer(
             model_id=self.spec.id,
             text=done.text,
@@ -355,21 +378,22 @@ class Generation:
         )
         return self._given
 
-    def _receipt(self, finished: float) -> Receipt:
+    def _waited(self) -> Waited:
         ticket = self._ticket
-        queue = self._queued_s + (ticket.queue_s if ticket else 0.0)
-        load = self._loaded_s + (ticket.load_s if ticket else 0.0)
+        return Waited(
+            queue_s=self._queued_s + (ticket.queue_s if ticket else 0.0),
+            load_s=self._loaded_s + (ticket.load_s if ticket else 0.0),
+            sent=self._sent,
+            first_token=self._first_token,
+        )
+
+    def _receipt(self, finished: float) -> Receipt:
+        waited = self._waited()
         prefill, decode = self._first_token - self._sent, finished - self._first_token
         total = finished - self._request.started
-        return Receipt.of(queue_s=queue, load_s=load, prefill_s=prefill, decode_s=decode, total_s=total)
-
-    def _record(self, done: Completed, receipt: Receipt) -> None:
-        metrics, model = self._line.metrics, self.spec.id
-        metrics.count("gateway_tokens_out_total", done.completion_tokens, model=model, arm=self.arm)
-        metrics.count("gateway_tokens_in_total", done.prompt_tokens or 0, model=model, arm=self.arm)
-        metrics.observe("gateway_queue_seconds", receipt.queue_ms / 1000, model=model)
-        metrics.observe("gateway_load_seconds", receipt.load_ms / 1000, model=model)
-        metrics.observe("gateway_first_token_seconds", receipt.prefill_ms / 1000, model=model, arm=self.arm)
+        return Receipt.of(
+            queue_s=waited.queue_s, load_s=waited.load_s, prefill_s=prefill, decode_s=decode, total_s=total
+        )
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Give everything back: the connection to the engine is closed, the place is free. Idempotent."""
@@ -386,13 +410,15 @@ class Generation:
             self._outcome = error.type
         elif isinstance(error, Exception):
             self._outcome = "internal_error"
-        load_s = self._loaded_s + (self._ticket.load_s if self._ticket else 0.0)
+        # The place is still held: where it was can be told.
+        where = "streaming" if self._called else self._line.stands(self.spec, self._ticket)
+        waited = self._waited()
+        self._journey.closed(Ending(self.spec.id, self.arm, self._outcome, where, error), waited)
         if self._ticket is not None:
             _give_back(self._ticket, error, answered=self._outcome == "ok")
-        self._line.metrics.count("gateway_generations_total", model=self.spec.id, outcome=self._outcome)
-        load = self._line.last_load(self.spec) if load_s > 0 else None
+        load = self._line.last_load(self.spec) if waited.load_s > 0 else None
         origin, streamed = self.who.origin, self._whole is None
-        self._line.experiments.record(Seen(origin, self._outcome, self._given, streamed, load, load_s))
+        self._line.experiments.record(Seen(origin, self._outcome, self._given, streamed, load, waited.load_s))
 
 
 def _give_back(ticket: Ticket, error: BaseException | None, *, answered: bool = False) -> None:

@@ -137,6 +137,10 @@ class Ticket:
         return self._granted_at is not None
 
     @property
+    def model(self) -> str:
+        return self._entry.id
+
+    @property
     def waited_s(self) -> float:
         return (self._granted_at or self._manager.now()) - self._asked_at
 
