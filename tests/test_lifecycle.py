@@ -137,6 +137,29 @@ async def test_engine_is_down_after_enough_failures_in_a_row(fails: int, script:
     assert reason == f"{fails} probes in a row failed: no answer."
 
 
+async def test_foreign_model_lives_as_long_as_one_of_its_engines() -> None:
+    class Side(ScriptedEngine):
+        """The second address stops answering after the first."""
+
+        async def healthy(self, url: str, timeout_s: float) -> None:
+            if url != URL and self.probes < 20:
+                return
+            await super().healthy(url, timeout_s)
+
+    other = "http://127.0.0.1:2"
+    engine = Side("-")
+    record = foreign(replicas=[other], probes={"fails": 1, "interval_s": 1e-6})
+    control = ExternalEngine(record, engine)  # type: ignore[arg-type]
+    assert await control.condition(1.0) == "answers"
+
+    reason = await control.watch(NOBODY_HEARD)
+
+    assert engine.probes >= 20
+    assert reason.startswith("no replica answers. ")
+    assert f"{URL}: " in reason
+    assert f"{other}: 1 probes in a row failed" in reason
+
+
 async def test_engine_that_sends_tokens_lives_whatever_its_probe_says() -> None:
     engine = ScriptedEngine("-")
     record = foreign(probes={"fails": 1, "interval_s": 1e-6})
