@@ -72,6 +72,8 @@ class Routing:
         self._registry = registry
         self._residency = residency
         self._specs = {spec.id: spec for spec in registry.models}
+        self._names = registry.names()
+        self._default = registry.default_model or registry.models[0].id
         self._blocks = {
             name: Blocks(alias.split, alias.block_requests)
             for name, alias in registry.splits().items()
@@ -94,7 +96,7 @@ class Routing:
             raise ModelUnavailable(f"{spec.id} cannot answer now: {view.reason}")
 
     def _who(self, asked: Asked, *, counts: bool) -> Who:
-        name = asked.name or self._registry.default_model or self._registry.models[0].id
+        name = asked.name or self._default
         alias = self._registry.aliases.get(name)
         fallback = asked.fallback if asked.fallback is not None else alias.fallback if alias else ()
         if alias is not None and alias.split is not None:
@@ -104,10 +106,10 @@ class Routing:
         return Who(spec, DIRECT, self._instead(fallback, spec.id))
 
     def _spec(self, name: str) -> ModelSpec:
-        wanted = self._registry.resolve(name)
+        wanted = self._names.get(name)
         if wanted is not None:
             return self._specs[wanted]
-        known = ", ".join(self._registry.names())
+        known = ", ".join(self._names)
         raise ModelNotFound(
             f"There is no model `{name}`.", field="model_id", hint=f"Ask for one of: {known}."
         )
@@ -125,7 +127,7 @@ class Routing:
                 field="fallback",
                 hint=f"Name one model: {', '.join(self._specs)}.",
             )
-        if self._registry.resolve(name) is None:
+        if name not in self._names:
             raise ModelNotFound(
                 f"There is no model `{name}` to fall back to.",
                 field="fallback",

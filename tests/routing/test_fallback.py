@@ -134,6 +134,25 @@ async def test_full_queue_falls_back(client: httpx.AsyncClient) -> None:
     assert origins == {("full", None), ("b", "overloaded")}
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_choices_of_several_models_say_which_is_whose(client: httpx.AsyncClient, stream: bool) -> None:
+    """``full`` takes one request at a time; b has the other choices."""
+    turns = [{"role": "user", "content": "one two three"}]
+    sent = {"model": "full", "messages": turns, "max_tokens": 40, "n": 4}
+    headers = {"x-gateway-fallback": "b"}
+
+    if stream:
+        chunks = [event.data for event in await streamed(client, PATHS["chat"], sent, headers)]
+        whose = {choice["index"]: chunk["model"] for chunk in chunks for choice in chunk["choices"]}
+        prints = {(chunk["model"], chunk["system_fingerprint"]) for chunk in chunks}
+        assert len(prints) == 2
+    else:
+        answer = (await client.post(PATHS["chat"], json=sent, headers=headers)).json()
+        whose = {c["index"]: c.get("model", answer["model"]) for c in answer["choices"]}
+
+    assert sorted(whose.values()) == ["b", "b", "b", "full"]
+
+
 async def test_arm_stays_the_one_that_was_drawn(gateway: Running, client: httpx.AsyncClient) -> None:
     await client.post("/v1/experiments/half/reset")
 
@@ -246,3 +265,16 @@ async def test_who_leaves_is_answered_by_nobody(gateway: Running, client: httpx.
 
     await asyncio.to_thread(until, is_over, "the request to be forgotten")
     assert gateway.metric("gateway_fallbacks_total") == before
+
+
+async def test_no_place_is_kept_by_who_moved_on(gateway: Running, client: httpx.AsyncClient) -> None:
+    await asyncio.gather(*(ask(client, "native", "guarded") for _ in range(5)))
+    await until_it_can_be_tried(gateway)
+    await ask(client, "native", "unloadable", fallback=["b"])
+
+    def all_are_free() -> bool:
+        rows = [row for row in gateway.get("/v1/models").json()["data"] if "split" not in row]
+        return all(row["in_flight"] == row["waiting"] == 0 for row in rows)
+
+    await asyncio.to_thread(until, all_are_free, "all places to be given back")
+    assert gateway.metric("gateway_generations_open") == 0

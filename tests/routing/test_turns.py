@@ -86,7 +86,7 @@ async def test_sessions_side_by_side_are_batched_and_none_starves(device: Runnin
 
     assert all(len({answer["arm"] for answer in mine}) == 1 for mine in answers)
     assert {mine[0]["arm"] for mine in answers} == {"a", "b"}
-    assert starts(device) - before <= 15
+    assert starts(device) - before <= 25
     waits_s = [answer["receipt"]["queue_ms"] / 1000 for mine in answers for answer in mine]
     # max_wait_s, and until the other has handed over.
     assert max(waits_s) < 2 + 5
