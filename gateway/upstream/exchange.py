@@ -17,6 +17,7 @@ import httpx
 
 from gateway.errors import EngineError, GatewayError
 from gateway.schemas import Clocks
+from gateway.trail import current
 from gateway.upstream.address import split_name
 from gateway.upstream.base import EngineUnreachable, Truncated
 from gateway.upstream.watch import Watch, clock_timeout
@@ -150,7 +151,7 @@ async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: 
     # Reading and writing have no time-out of their own: the watch knows what is being waited for.
     timeout = httpx.Timeout(None, connect=clocks.connect_s, pool=clocks.connect_s)
     where, name = split_name(call.base_url)
-    headers = {} if call.content is None else {**_JSON}
+    headers = {} if call.content is None else {**_JSON, **current().headers}
     if name is not None:
         headers["host"] = name
     url = where.rstrip("/") + call.path
