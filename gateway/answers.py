@@ -26,6 +26,16 @@ class Receipt:
     gateway_ms: float
     total_ms: float
 
+    @classmethod
+    def of(
+        cls, *, queue_s: float, load_s: float, prefill_s: float, decode_s: float, total_s: float
+    ) -> Receipt:
+        """The receipt for what was measured, in seconds; the gateway's own part is what remains."""
+        parts_s = (queue_s, load_s, prefill_s, decode_s, total_s)
+        queue_ms, load_ms, prefill_ms, decode_ms, total_ms = (round(1000 * part, 3) for part in parts_s)
+        rest = total_ms - queue_ms - load_ms - prefill_ms - decode_ms
+        return cls(queue_ms, load_ms, prefill_ms, decode_ms, round(max(0.0, rest), 3), total_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -23,6 +23,7 @@ from gateway import __version__, registry
 from gateway.config import Registry, Settings, SettingsError
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
+from gateway.metrics import Metrics
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
 
@@ -152,6 +153,9 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._hints = hints
+        metrics: Metrics = app.state.metrics
+        connections = metrics.level("gateway_open_connections")
+        metrics.sampled_by(lambda: connections.set(len(self.server_state.connections)))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
-from gateway.memory import Ledger, MemoryReader, wait_for_release, wait_for_room
+from gateway.memory import Ledger, MemoryReader, Reading, wait_for_release, wait_for_room
 from gateway.scheduler import FootprintLearnt, NeighbourUses
 
 LOOK_EVERY_S = 5.0
@@ -30,6 +30,13 @@ class DeviceMemory:
         self._reader = reader
         self._release_timeout_s = release_timeout_s
         self._told: dict[tuple[str, str], int] = {}
+        self.reading: Reading | None = None
+        """The last one that was taken to see what has changed."""
+
+    @property
+    def capacity_bytes(self) -> int:
+        """How much models may take together."""
+        return self._ledger.capacity_bytes
 
     async def make_sure_of_room(self, model: str, resident: Collection[str]) -> None:
         """Blocks until a start of ``model``, of which nothing runs, has its room.
@@ -66,7 +73,7 @@ class DeviceMemory:
     async def watch(self, resident: Resident, tell: Tell) -> None:
         """Look again and again, and tell the scheduler what has changed: neighbours, and models that grow."""
         while self._reader is not None:
-            reading = await self._reader.read()
+            reading = self.reading = await self._reader.read()
             taken = self._ledger.observe(reading, resident())
             if self._changed(("neighbours", ""), taken):
                 tell(NeighbourUses(self._ledger.device, taken))

@@ -77,6 +77,10 @@ class Fleet:
         finally:
             await yard.close()
 
+    @property
+    def devices(self) -> Mapping[str, DeviceMemory]:
+        return self._devices
+
     def manager(self, metrics: Metrics) -> ModelManager:
         entries = [self._entry(spec) for spec in self._registry.models]
         return ModelManager(entries, self._scheduler(), metrics)

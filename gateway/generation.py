@@ -17,12 +17,15 @@ from gateway import parameters as rules
 from gateway.answers import Answer, Receipt, Waiting
 from gateway.config import ModelSpec, Registry
 from gateway.errors import EngineError, GatewayError, ModelNotFound
+from gateway.journey import Ending, FigureBook, Waited, tell_asked
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, messages_for
+from gateway.scheduler import State
 from gateway.schemas import Clocks, Completed, Language, Message, Prompt, Token
 from gateway.templates import family, render
 from gateway.tickets import Ticket
+from gateway.trail import NONE, current
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
 
 
@@ -78,6 +81,7 @@ class Generations:
         self._engines = engines
         self._metrics = metrics
         self._heartbeat_s = heartbeat_s
+        self.figures = FigureBook(metrics)
 
     def spec(self, name: str | None) -> ModelSpec:
         """The model behind a name or alias; the default one for None. Raises ModelNotFound."""
@@ -93,6 +97,7 @@ class Generations:
     def prepare(self, request: GenerationRequest) -> Prepared:
         """Everything that can be refused without an engine. Raises InvalidRequest and ModelNotFound."""
         spec = self.spec(request.model)
+        current().about(spec.id)
         scenario = self._scenarios.get(request.scenario)
         own = spec.parameters.model_dump(exclude_none=True)
         # The operator's word for this very model counts for more than a default that is meant for all.
@@ -118,7 +123,10 @@ class Generations:
         When the model can take the request now, this blocks until the first token is there. When it has
         to wait, this returns at once, and ``events`` says how the wait goes. The caller closes it.
         """
-        generation = Generation(self, self.prepare(request), request)
+        begun = time.perf_counter()
+        prepared = self.prepare(request)
+        tell_asked(current(), request.started, begun, prepared.spec.id, prepared.parameters)
+        generation = Generation(self, prepared, request)
         await generation.enter()
         return generation
 
@@ -151,6 +159,14 @@ class Generations:
     def engine(self, spec: ModelSpec) -> EngineClient:
         return self._engines[spec.engine]
 
+    def stands(self, spec: ModelSpec, ticket: Ticket | None) -> str:
+        """Where a request is that has no answer yet."""
+        if ticket is not None and ticket.granted:
+            return "prefill"
+        if self._manager.view(spec.id).state is State.FAILED:
+            return "backoff"
+        return "loading" if ticket is not None and ticket.outlook().phase == "loading" else "queued"
+
     @property
     def metrics(self) -> Metrics:
         return self._metrics
@@ -172,6 +188,7 @@ class Generation:
         self._tokens: AsyncIterator[Token | Completed] | None = None
         self._whole: Completed | None = None
         self._sent = self._first_token = 0.0
+        self._journey = line.figures.journey()
         self._outcome = "client_gone"
         self._asked_again = False
         self._queued_s = self._loaded_s = 0.0  # with a place that was lost again
@@ -180,6 +197,11 @@ class Generation:
     @property
     def spec(self) -> ModelSpec:
         return self.prepared.spec
+
+    @property
+    def arm(self) -> str:
+        """The model that was drawn in a split; ``none`` without one."""
+        return NONE
 
     @property
     def waits(self) -> bool:
@@ -272,6 +294,7 @@ class Generation:
             if self._asked_again or not error.nothing_sent:
                 raise
             self._asked_again = True
+            self._line.metrics.count("gateway_retries_total", model=self.spec.id, why="unreachable")
             await self._ask_again(self._entered())
 
     async def _ask_again(self, lost: Ticket) -> None:
@@ -284,28 +307,33 @@ class Generation:
         spec, prepared = self.spec, self.prepared
         engine, clocks = self._line.engine(spec), _clocks(spec)
         self._sent = time.perf_counter()
-        if rules.streamable(prepared.parameters):
-            opened = engine.stream(
-                ticket.url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
-            )
-            self._tokens = await self._stack.enter_async_context(opened)
-        else:
-            self._whole = await engine.generate(ticket.url, prepared.prompt, prepared.parameters, clocks)
+        with self._journey.calling(spec.id):
+            if rules.streamable(prepared.parameters):
+                opened = engine.stream(
+                    ticket.url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
+                )
+                self._tokens = await self._stack.enter_async_context(opened)
+            else:
+                self._whole = await engine.generate(ticket.url, prepared.prompt, prepared.parameters, clocks)
         self._first_token = time.perf_counter()
+        self._journey.begun(spec.id, self.arm, self._waited(), streamed=self._whole is None)
 
     async def _pieces(self, ticket: Ticket) -> AsyncIterator[Token | Completed]:
         ticket.heard()
         if self._whole is not None:
             yield self._whole
         elif self._tokens is not None:
-            async for event in self._tokens:
-                ticket.heard()
-                yield event
+            with self._journey.calling(self.spec.id):
+                async for event in self._tokens:
+                    ticket.heard()
+                    if isinstance(event, Token):
+                        self._journey.token()
+                    yield event
 
     def _answer(self, done: Completed) -> Answer:
         receipt = self._receipt(time.perf_counter())
         self._outcome = "ok"
-        self._record(done, receipt)
+        self._journey.ended(done, receipt.decode_ms / 1000)
         return Answer(
             model_id=self.spec.id,
             text=done.text,
@@ -317,25 +345,22 @@ class Generation:
             details=done.details if self.prepared.parameters.get("details") or self._whole else None,
         )
 
-    def _receipt(self, finished: float) -> Receipt:
+    def _waited(self) -> Waited:
         ticket = self._ticket
-        queue = self._queued_s + (ticket.queue_s if ticket else 0.0)
-        load = self._loaded_s + (ticket.load_s if ticket else 0.0)
+        return Waited(
+            queue_s=self._queued_s + (ticket.queue_s if ticket else 0.0),
+            load_s=self._loaded_s + (ticket.load_s if ticket else 0.0),
+            sent=self._sent,
+            first_token=self._first_token,
+        )
+
+    def _receipt(self, finished: float) -> Receipt:
+        waited = self._waited()
         prefill, decode = self._first_token - self._sent, finished - self._first_token
         total = finished - self._request.started
-        queue_ms, load_ms, prefill_ms, decode_ms, total_ms = (
-            round(1000 * seconds, 3) for seconds in (queue, load, prefill, decode, total)
+        return Receipt.of(
+            queue_s=waited.queue_s, load_s=waited.load_s, prefill_s=prefill, decode_s=decode, total_s=total
         )
-        rest = total_ms - queue_ms - load_ms - prefill_ms - decode_ms
-        return Receipt(queue_ms, load_ms, prefill_ms, decode_ms, round(max(0.0, rest), 3), total_ms)
-
-    def _record(self, done: Completed, receipt: Receipt) -> None:
-        metrics, model = self._line.metrics, self.spec.id
-        metrics.count("gateway_tokens_out_total", done.completion_tokens, model=model, arm="none")
-        metrics.count("gateway_tokens_in_total", done.prompt_tokens or 0, model=model, arm="none")
-        metrics.observe("gateway_queue_seconds", receipt.queue_ms / 1000, model=model)
-        metrics.observe("gateway_load_seconds", receipt.load_ms / 1000, model=model)
-        metrics.observe("gateway_first_token_seconds", receipt.prefill_ms / 1000, model=model, arm="none")
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Give everything back: the connection to the engine is closed, the place is free. Idempotent."""
@@ -352,11 +377,14 @@ class Generation:
             self._outcome = error.type
         elif isinstance(error, Exception):
             self._outcome = "internal_error"
+        # The place is still held: where it was can be told.
+        where = "streaming" if self._called else self._line.stands(self.spec, self._ticket)
+        ending = Ending(self.spec.id, self.arm, self._outcome, where, error)
+        self._journey.closed(ending, self._waited())
         if self._ticket is not None:
             if error is not None and is_suspect(error):
                 self._ticket.suspect(str(error), silent=is_silence(error))
             self._ticket.close()
-        self._line.metrics.count("gateway_generations_total", model=self.spec.id, outcome=self._outcome)
 
 
 def _clocks(spec: ModelSpec) -> Clocks:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from gateway import __version__, telemetry
+from gateway import __version__, gauges, telemetry
 from gateway.api import anthropic, anthropic_bodies, native, openai, openai_answers, ops, tgi, tgi_bodies
 from gateway.api.bodies import BodyRoute, cut_name
 from gateway.api.context import NATIVE, Envelope, RequestContext, error_response, request_id_of
@@ -50,6 +50,7 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
         # It would send clients to the address that the Host header names.
         redirect_slashes=False,
     )
+    app.state.metrics = metrics
     app.router.route_class = BodyRoute
     machine = None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host)
     app.add_middleware(RequireKey, keys=keys, machine=machine)
@@ -110,6 +111,8 @@ async def _services(
     scenarios = _scenario_book(registry)
     fleet = await stack.enter_async_context(Fleet.open(registry, engines, outward, settings.run_dir))
     manager = fleet.manager(metrics)
+    metrics.sampled_by(gauges.models(metrics, manager, registry))
+    metrics.sampled_by(gauges.devices(metrics, fleet.devices))
     await stack.enter_async_context(manager.running())
     generations = Generations(registry, scenarios, manager, engines, metrics, settings.heartbeat_s)
     return Services(settings, registry, scenarios, manager, generations, metrics)

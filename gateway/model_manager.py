@@ -30,7 +30,6 @@ from gateway.scheduler import (
     Died,
     Event,
     Finished,
-    FootprintLearnt,
     Found,
     Grant,
     Left,
@@ -47,6 +46,7 @@ from gateway.scheduler import (
     UnloadAsked,
     WakeAt,
 )
+from gateway.switch_costs import SwitchCosts
 from gateway.tickets import Condition, Entry, Progress, Ticket, error_for
 
 logger = logging.getLogger("gateway.models")
@@ -74,6 +74,7 @@ class ModelManager:
         self._scheduler = scheduler
         self._metrics = metrics
         self._operations = Operations(self, metrics)
+        self._costs = SwitchCosts(metrics, {entry.id: entry.device for entry in entries})
         self._tickets: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
@@ -86,6 +87,7 @@ class ModelManager:
     async def ask(self, model: str, *, wait_s: float) -> Ticket:
         """A place in the queue or, at once, in the engine. Raises what refuses it at once."""
         if self._winding_down:
+            self._metrics.count("gateway_rejected_total", model=model, why="shutting_down")
             raise ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
         entry = self._entries[model]
         if not entry.control.managed and self.view(model).state is State.FAILED:
@@ -193,7 +195,6 @@ class ModelManager:
             await self._end()
 
     def _take_over(self, entry: Entry, condition: Condition) -> None:
-        self._metrics.gauge("gateway_model_state", 1, model=entry.id, state=self.view(entry.id).state)
         if not entry.control.managed:
             if condition == "answers":
                 entry.ready_at = entry.heard_at = self.now()
@@ -212,6 +213,7 @@ class ModelManager:
         self.events.close()
         for ticket in [ticket for ticket in self._tickets.values() if not ticket.granted]:
             ticket.refuse(ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK))
+            self._metrics.count("gateway_rejected_total", model=ticket.model, why="shutting_down")
             self.closed(ticket.id, granted=False)
 
     async def _end(self) -> None:
@@ -230,6 +232,8 @@ class ModelManager:
     # ------------------------------------------------------------ decide and do
 
     def _dispatch(self, event: Event) -> None:
+        if isinstance(event, Died) and self._is_in(event.model):
+            self._metrics.count("gateway_engine_restarts_total", model=event.model)
         for action in self._scheduler.handle(event, self.now()):
             self._do(action)
 
@@ -254,6 +258,7 @@ class ModelManager:
         ticket = self._tickets.pop(action.request_id, None)
         if ticket is not None:
             ticket.refuse(error_for(action))
+            self._metrics.count("gateway_rejected_total", model=ticket.model, why=action.code)
 
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:
@@ -265,12 +270,7 @@ class ModelManager:
         entry = self._entries[change.model]
         entry.changed_at = time.time()
         entry.progress = None
-        for state in State:
-            self._metrics.gauge(
-                "gateway_model_state", float(state is change.state), model=entry.id, state=state.value
-            )
-        holds = 0 if change.state in (State.STOPPED, State.FAILED) else self.view(entry.id).footprint_bytes
-        self._metrics.gauge("gateway_model_memory_bytes", holds, model=entry.id)
+        self._costs.changed(change, self.now())
         level = logging.WARNING if change.state is State.FAILED else logging.INFO
         logger.log(level, "%s is %s%s", entry.id, change.state, f": {change.reason}" if change.reason else "")
         before, entry.state = entry.state, change.state
@@ -341,8 +341,6 @@ class ModelManager:
     def report(self, event: Event) -> None:
         """How something ended, or what was learnt on the way."""
         self._dispatch(event)
-        if isinstance(event, FootprintLearnt) and self._is_in(event.model):
-            self._metrics.gauge("gateway_model_memory_bytes", event.bytes, model=event.model)
 
     # ------------------------------------------------------------ does it live?
 

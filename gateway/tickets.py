@@ -119,6 +119,10 @@ class Ticket:
         return self._granted_at is not None
 
     @property
+    def model(self) -> str:
+        return self._entry.id
+
+    @property
     def url(self) -> str:
         """The engine's address, once granted."""
         return self._entry.control.url

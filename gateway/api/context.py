@@ -16,9 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.labels import GENERATIONS, NO_ROUTE, route_label
 from gateway.api.streams import ClientLeft
 from gateway.errors import GatewayError, InternalError
 from gateway.metrics import Metrics
+from gateway.trail import Trail, begin
 
 logger = logging.getLogger("gateway.access")
 
@@ -106,14 +108,24 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        trail, exchange = begin(), _Exchange(scope, send)
         try:
             with self._metrics.open("gateway_http_requests_open"):
                 await self._answer(exchange, scope, receive)
         finally:
             route = _route_of(scope)
-            self._metrics.count("gateway_http_requests_total", route=route, status=exchange.outcome)
+            self._record(exchange, trail, route_label(scope["method"], route))
             exchange.log(route)
+
+    def _record(self, exchange: _Exchange, trail: Trail, route: str) -> None:
+        metrics, model, arm = self._metrics, trail.model, trail.arm
+        metrics.count("gateway_http_requests_total", route=route, status=exchange.outcome)
+        if route not in GENERATIONS:
+            return
+        status = trail.status_class(exchange.status)
+        metrics.count("gateway_requests_total", model=model, route=route, status=status, arm=arm)
+        if status == "2xx" and trail.answered:
+            metrics.observe("gateway_total_seconds", exchange.lasted_s, model=model, route=route, arm=arm)
 
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
         try:
@@ -157,6 +169,10 @@ class _Exchange:
         """The status, or that the client left before there was one."""
         return str(self.status) if self.status else "left"
 
+    @property
+    def lasted_s(self) -> float:
+        return time.perf_counter() - self._started
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -176,7 +192,7 @@ class _Exchange:
                 "request_id": self.request_id,
                 "route": route,
                 "status": self.outcome,
-                "ms": round(1000 * (time.perf_counter() - self._started), 1),
+                "ms": round(1000 * self.lasted_s, 1),
                 **state.get("log", {}),
             },
         )
@@ -191,4 +207,4 @@ def _incoming_id(scope: Scope) -> str | None:
 
 def _route_of(scope: Scope) -> str:
     """The route's pattern, so that the label stays bounded; ``none`` where nothing matched."""
-    return getattr(scope.get("route"), "path", None) or "none"
+    return getattr(scope.get("route"), "path", None) or NO_ROUTE

@@ -26,12 +26,12 @@ GENERATIONS: Final = frozenset(
 
 
 @lru_cache(maxsize=256)
-def route_label(method: str, pattern: str | None) -> str:
+def route_label(method: str, pattern: str) -> str:
     """``/v1/chat/completions`` is ``chat_completions``; TGI's own routes begin with ``tgi``.
 
     A model's own address counts with the route that it has in common with others.
     """
-    if not pattern:
+    if not pattern or pattern == NO_ROUTE:
         return NO_ROUTE
     path = _MODEL.sub("", pattern)
     path, ours = (path[3:], True) if path.startswith("/v1/") else (path, False)

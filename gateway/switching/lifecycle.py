@@ -270,7 +270,8 @@ class Lifecycle:
         if state is not model.state:
             model.since = now
         model.state, model.reason = state, reason
-        self.actions.append(Changed(model.policy.id, state, reason))
+        asker = model.makes_room_for.policy.id if model.makes_room_for is not None else None
+        self.actions.append(Changed(model.policy.id, state, reason, asker))
 
 
 def outlasts_backoff(request: Request, now: float) -> bool:

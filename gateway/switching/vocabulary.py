@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -235,6 +235,7 @@ class Changed:
     model: str
     state: State
     reason: str | None = None
+    makes_room_for: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
