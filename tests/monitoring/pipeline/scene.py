@@ -150,13 +150,13 @@ class Scene:
 
 def _resident(name: str, **record: Any) -> dict[str, Any]:
     """An engine that takes most of the device, so that two do not fit."""
-    options = {"model_id": name, "memory_bytes": 64 * MIB, "load_s": 0.8, "tokens_per_s": 100}
+    options = {"model_id": name, "memory_bytes": 90 * MIB, "load_s": 0.8, "tokens_per_s": 100}
     return {
         "id": name,
         "family": "chatml",
         "command": echo_command("{port}", python="{python}", first_token_s=0.03, **options),
         "device": "card",
-        "memory": 120 * MIB,
+        "memory": 130 * MIB,
         "timeouts": {"stop_grace_s": 5},
         **record,
     }
