@@ -238,6 +238,10 @@ class Settings(BaseSettings):
     statsd_tags: str | None = Field(
         None, pattern=TAGS, description="tags on every StatsD line, such as host=gpu1,site=lab"
     )
+    otlp_endpoint: HttpUrl | None = Field(
+        None,
+        description="OpenTelemetry collector (OTLP over HTTP) that gets traces; none: no traces",
+    )
 
     @property
     def loopback(self) -> bool:

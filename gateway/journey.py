@@ -110,8 +110,15 @@ class Journey:
 
     def begun(self, model: str, arm: str, waited: Waited, *, streamed: bool) -> None:
         """The first token is there; or the whole answer, where the engine gives it in one piece."""
-        figures = self._figures = self._book.of(model, arm)
-        self._between, self._out, self._tokens = figures.between_tokens_s.observe, figures.tokens_out, 0
+        figures, before = self._book.of(model, arm), self._figures
+        self._figures, self._between, self._out = (
+            figures,
+            figures.between_tokens_s.observe,
+            figures.tokens_out,
+        )
+        self._tokens = 0
+        if figures is before:
+            return  # the same once more: its waits are known
         figures.queue_s.observe(waited.queue_s)
         if waited.load_s > 0:
             figures.load_s.observe(waited.load_s)

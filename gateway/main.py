@@ -21,24 +21,31 @@ from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.fleet import Fleet, Outward
 from gateway.generation import Generations
 from gateway.metrics import Metrics
+from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, scenario_from
+from gateway.tracing import tracing_for
 from gateway.upstream import ENGINES
+from gateway.upstream.gauges import followed
 from gateway.upstream.transport import open_client
 
 
 def create_app(settings: Settings, registry: Registry) -> FastAPI:
     """The gateway as an ASGI application. Nothing runs before its lifespan begins.
 
-    Raises SettingsError when a secret cannot be read, or anybody on the network could come in.
+    Raises SettingsError when a secret cannot be read, anybody on the network could come in, or traces are
+    asked for without what they need.
     """
     keys = Keys.from_settings(settings)
     token = _supervisor_token(settings)
     metrics = Metrics(keep_values=settings.statsd_host is not None)
+    tracing = tracing_for(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(telemetry.running(metrics, _statsd(settings)))
+            if tracing is not None:
+                await stack.enter_async_context(tracing.running())
             http = await stack.enter_async_context(open_client())
             app.state.services = await _services(settings, registry, metrics, Outward(http, token), stack)
             yield
@@ -55,7 +62,7 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     machine = None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host)
     app.add_middleware(RequireKey, keys=keys, machine=machine)
     # Added last, so it is the outermost.
-    app.add_middleware(RequestContext, metrics=metrics, envelope_of=_envelope_of)
+    app.add_middleware(RequestContext, metrics=metrics, envelope_of=_envelope_of, tracing=tracing)
     app.add_exception_handler(HTTPException, _router_error)
     _add_routes(app)
     return app
@@ -114,8 +121,15 @@ async def _services(
     metrics.sampled_by(gauges.models(metrics, manager, registry))
     metrics.sampled_by(gauges.devices(metrics, fleet.devices))
     await stack.enter_async_context(manager.running())
+    await stack.enter_async_context(followed(metrics, outward.http, lambda: _ready(registry, manager)))
     generations = Generations(registry, scenarios, manager, engines, metrics, settings.heartbeat_s)
     return Services(settings, registry, scenarios, manager, generations, metrics)
+
+
+def _ready(registry: Registry, manager: ModelManager) -> dict[str, str]:
+    """The addresses of the models that are in."""
+    found = {spec.id: manager.url_if_ready(spec.id) for spec in registry.models}
+    return {model: url for model, url in found.items() if url is not None}
 
 
 def _statsd(settings: Settings) -> telemetry.Target | None:

@@ -20,6 +20,7 @@ from gateway.api.labels import GENERATIONS, NO_ROUTE, route_label
 from gateway.api.streams import ClientLeft
 from gateway.errors import GatewayError, InternalError
 from gateway.metrics import Metrics
+from gateway.tracing import Tracing
 from gateway.trail import Trail, begin
 
 logger = logging.getLogger("gateway.access")
@@ -28,6 +29,8 @@ PATIENCE_S = 120.0
 """The longest Retry-After that OpenAI's clients keep to: told a longer one, they would come back early."""
 _PASSING = frozenset({429, 502, 503, 504})
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile(rb"[ -~]{1,512}")
 
 
 def request_id_of(request: Request) -> str:
@@ -99,8 +102,15 @@ class RequestContext:
     ``envelope_of`` names the dialect's error envelope for a path.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, envelope_of: Callable[[str], Envelope]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        envelope_of: Callable[[str], Envelope],
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
+        self._tracing = tracing
         self._metrics = metrics
         self._envelope_of = envelope_of
 
@@ -109,12 +119,18 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         trail, exchange = begin(), _Exchange(scope, send)
+        trail.headers = _trace_headers(scope)
+        span = None
+        if self._tracing is not None and scope["method"] == "POST":
+            span = self._tracing.begin(trail, trail.headers, scope["method"], scope["path"])
         try:
             with self._metrics.open("gateway_http_requests_open"):
                 await self._answer(exchange, scope, receive)
         finally:
             route = _route_of(scope)
             self._record(exchange, trail, route_label(scope["method"], route))
+            if self._tracing is not None and span is not None:
+                self._tracing.end(span, trail, route_label(scope["method"], route), exchange.status)
             exchange.log(route)
 
     def _record(self, exchange: _Exchange, trail: Trail, route: str) -> None:
@@ -203,6 +219,16 @@ def _incoming_id(scope: Scope) -> str | None:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value.decode("ascii"))
     return None
+
+
+def _trace_headers(scope: Scope) -> dict[str, str]:
+    """What ties the request to its client's trace, if it is well-formed. It is passed on to the engine."""
+    given = {name: value for name, value in scope["headers"] if name in (b"traceparent", b"tracestate")}
+    if not given or not _TRACEPARENT.fullmatch(given.get(b"traceparent", b"")):
+        return {}
+    if not _TRACESTATE.fullmatch(given.get(b"tracestate", b"")):
+        given.pop(b"tracestate", None)
+    return {name.decode(): value.decode() for name, value in given.items()}
 
 
 def _route_of(scope: Scope) -> str:

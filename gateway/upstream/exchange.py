@@ -17,6 +17,7 @@ import httpx
 
 from gateway.errors import EngineError, GatewayError
 from gateway.schemas import Clocks
+from gateway.trail import current
 from gateway.upstream.base import EngineUnreachable, Truncated
 from gateway.upstream.watch import Watch, clock_timeout
 from gateway.wire.sse import SseDecoder, SseEvent, SseOverflow
@@ -146,7 +147,7 @@ async def fetch(client: httpx.AsyncClient, call: Call, clocks: Clocks) -> Answer
 async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: Watch) -> httpx.Response:
     # Reading and writing have no time-out of their own: the watch knows what is being waited for.
     timeout = httpx.Timeout(None, connect=clocks.connect_s, pool=clocks.connect_s)
-    headers = None if call.content is None else _JSON
+    headers = None if call.content is None else {**_JSON, **current().headers}
     url = call.base_url.rstrip("/") + call.path
     try:
         with watch:
