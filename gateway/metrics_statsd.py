@@ -135,7 +135,7 @@ def _add(batch: _Batch, family: Family, tags: str) -> None:
                 batch.incr(cell.stat + tags, untold)
                 cell.told += untold
         elif isinstance(cell, Level):
-            batch.gauge(cell.stat + tags, _number(cell.value))
+            batch.gauge(cell.stat + tags, round(cell.value, 3))
         elif values := cell.take():
             batch.values(cell.stat + tags, values, scale)
 

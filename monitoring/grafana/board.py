@@ -69,6 +69,8 @@ class Figure:
     decimals: int | None = None
     colours: Mapping[str, str] = field(default_factory=dict)
     """Fixed colours: regular expression over series names to colour."""
+    tint: str | None = None
+    """Shades of one colour for all series, where every one of them is bad news."""
     names: Mapping[int, tuple[Text, str]] = field(default_factory=dict)
     """For ``states``: value to its name and colour."""
 

@@ -157,6 +157,9 @@ def _series(figure: Figure, language: Language) -> timeseries.Panel:
         .color_scheme(_colour(models.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
         .span_nulls(30_000)
     )
+    if figure.tint:
+        shades = dashboard.FieldColor().mode(models.FieldColorModeId.SHADES).fixed_color(figure.tint)
+        panel.color_scheme(shades)
     if figure.levels:
         panel.thresholds(_levels(figure.levels))
         panel.thresholds_style(

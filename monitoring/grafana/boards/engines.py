@@ -113,6 +113,7 @@ _LOAD = (
             added("engine_restarts", ("model",), Text("restart $tag_model", "重启 $tag_model")),
         ),
         width=8,
+        tint=RED,
     ),
 )
 

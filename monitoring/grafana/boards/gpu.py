@@ -70,12 +70,24 @@ _NOW = (
     ),
     Figure(
         Text("Held back by", "降频原因"),
-        Text("Share of each step in which the reason held the clocks back", "每步内各原因限制频率的时间占比"),
-        "lines",
-        "percentunit",
-        (gauge("gpu_throttle", ("gpu", "reason"), "GPU $tag_gpu $tag_reason", how="mean"),),
+        Text(
+            "Reasons that hold the clocks back; idle is no trouble, heat and power are",
+            "限制频率的原因；空闲无妨，过热与功率需留意",
+        ),
+        "bars",
+        "short",
+        (
+            any_gauge(
+                "gpu_throttle",
+                ("gpu", "reason"),
+                "GPU $tag_gpu $tag_reason",
+                where=f'{GPU} AND "value" > 0',
+                how="max",
+                by_model=False,
+            ),
+        ),
         width=8,
-        maximum=1,
+        colours={"idle": "#808080", "thermal": RED, "power": ORANGE},
     ),
     Figure(
         Text("Clocks", "频率"),

@@ -136,7 +136,7 @@ _COST = (
         "short",
         (added("engine_restarts", ("model",)),),
         width=8,
-        colours={".*": RED},
+        tint=RED,
     ),
     Figure(
         Text("Waiting by model", "各模型排队"),

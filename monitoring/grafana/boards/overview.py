@@ -31,7 +31,7 @@ _FAILED = '"status" =~ /^5/'
 
 _NOW = (
     Figure(
-        Text("Requests per second", "每秒请求数"),
+        Text("Requests/s", "每秒请求"),
         Text("Answered requests, the mean of the time shown", "已应答的请求，所选时间内的平均值"),
         "number",
         "reqps",
@@ -80,7 +80,7 @@ _NOW = (
         reduce="max",
     ),
     Figure(
-        Text("Tokens out per second", "每秒输出 token"),
+        Text("Tokens out/s", "每秒输出 token"),
         Text(
             "Tokens that were sent to clients, the mean of the time shown",
             "发给客户端的 token，所选时间内的平均值",
@@ -186,15 +186,16 @@ _TRAFFIC = (
     Figure(
         Text("In flight and waiting", "处理中与排队中"),
         Text(
-            "Requests inside engines, and requests that wait, at their highest",
-            "引擎内的请求与等待的请求，取最高值",
+            "Requests inside engines, and requests that wait; which model they wait for is on the next dashboard",
+            "引擎内的请求与等待的请求；按模型的明细见下一仪表盘",
         ),
         "stack",
         "short",
         (
-            gauge("in_flight", ("model",), Text("in flight $tag_model", "处理中 $tag_model"), how="max"),
-            gauge("queued", ("model",), Text("waiting $tag_model", "排队中 $tag_model"), how="max"),
+            total_of_gauge("in_flight", ("model",), Text("in flight", "处理中")),
+            total_of_gauge("queued", ("model",), Text("waiting", "排队中")),
         ),
+        colours={"^(in flight|处理中)": BLUE, "^(waiting|排队中)": ORANGE},
     ),
 )
 
@@ -207,6 +208,7 @@ _WRONG = (
         (added("upstream_errors", ("model", "kind"), "$tag_model $tag_kind"),),
         width=8,
         height=7,
+        tint=RED,
     ),
     Figure(
         Text("Refused", "拒绝"),
@@ -219,6 +221,7 @@ _WRONG = (
         (added("rejected", ("why",), "$tag_why"),),
         width=8,
         height=7,
+        tint=ORANGE,
     ),
     Figure(
         Text("Cancelled by clients", "客户端取消"),
@@ -237,6 +240,7 @@ _WRONG = (
         (added("retries", ("why",), "$tag_why"),),
         width=8,
         height=7,
+        tint=YELLOW,
     ),
     Figure(
         Text("Event loop late by", "事件循环延迟"),
@@ -282,7 +286,7 @@ _PIPELINE = (
             raw("internal_statsd", 'spread("udp_packets_dropped")', ("host",), "UDP $tag_host", fill="0"),
         ),
         height=6,
-        colours={".*": RED},
+        tint=RED,
     ),
     Figure(
         Text("Telegraf's buffer", "Telegraf 缓冲"),

@@ -68,10 +68,13 @@ function Bars({ panel, frames, width, height }: any) {
   const each = Math.min(44, height / Math.max(1, frames.length));
   const numbers = frames.map((frame: DataFrame) => reduced(panel, frame) ?? 0);
   const max = panel.fieldConfig.defaults.max ?? Math.max(1, ...numbers);
+  const shown = frames.map((frame: DataFrame, index: number) => display(frame, numbers[index]));
+  const longest = (texts: string[]) => texts.reduce((one, other) => (other.length > one.length ? other : one), '');
+  const alignment = { title: longest(shown.map((one: any) => one.title)), text: longest(shown.map((one: any) => one.text)) };
   return <div>{frames.map((frame: DataFrame, index: number) =>
     <BarGauge key={index} theme={theme} width={width} height={each} orientation={VizOrientation.Horizontal} itemSpacing={6}
       displayMode={BarGaugeDisplayMode.Basic} field={{ ...value(frame).config, min: 0, max } as any}
-      value={display(frame, numbers[index])} display={getDisplayProcessor({ field: value(frame), theme })} />)}</div>;
+      value={shown[index]} alignmentFactors={alignment} display={getDisplayProcessor({ field: value(frame), theme })} />)}</div>;
 }
 
 // Grafana's state timeline is not among the published components: this draws what it shows.

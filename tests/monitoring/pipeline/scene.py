@@ -45,6 +45,8 @@ set 1 sm 1400
 JOULES_A_TURN = 2000
 SPLITS = hasattr(configuration, "AliasSpec")
 """Whether this gateway knows splits and fallbacks."""
+REPLICAS = "replicas" in configuration.ModelSpec.model_fields
+"""Whether it knows several addresses of one model."""
 _ALIASES = {
     "ab": {"split": {"arm-a": 70, "arm-b": 30}, "sticky": "none"},
     "careful": {"to": "gone", "fallback": ["arm-a"]},
@@ -71,6 +73,9 @@ class LoadGenerator:
     def users(self, number: int) -> None:
         self._send(f"gw.locust_users:{number}|g")
 
+    def close(self) -> None:
+        self.socket.close()
+
     def _send(self, *lines: str) -> None:
         self.socket.sendto("\n".join(lines).encode(), ("127.0.0.1", self.port))
 
@@ -87,8 +92,10 @@ class Scene:
     def running(self) -> Iterator[Running]:
         with contextlib.ExitStack() as ends:
             engines = {}
-            for name in ("narrow", "arm-a", "arm-b"):
-                engines[name] = start_echo(self.folder, model_id=name, tokens_per_s=80, first_token_s=0.02)
+            for name in ("narrow", "arm-a", "arm-b", "busy"):
+                options = {"max_concurrent": 1} if name == "busy" else {}
+                pace = {"tokens_per_s": 80, "first_token_s": 0.02}
+                engines[name] = start_echo(self.folder, model_id=name, **pace, **options)
                 ends.callback(engines[name].stop)
             gateway = start_gateway(
                 self.folder,
@@ -107,6 +114,10 @@ class Scene:
             model(engines["arm-a"].url, id="arm-a"),
             model(engines["arm-b"].url, id="arm-b"),
             model(f"http://127.0.0.1:{free_port()}", id="gone"),
+            # Its first engine takes one request at a time; what that refuses goes to the second.
+            model(
+                engines["busy"].url, id="pair", **({"replicas": [engines["arm-b"].url]} if REPLICAS else {})
+            ),
         ]
         return {
             "default_model": "qwen2",
@@ -150,13 +161,13 @@ class Scene:
 
 def _resident(name: str, **record: Any) -> dict[str, Any]:
     """An engine that takes most of the device, so that two do not fit."""
-    options = {"model_id": name, "memory_bytes": 64 * MIB, "load_s": 0.8, "tokens_per_s": 100}
+    options = {"model_id": name, "memory_bytes": 90 * MIB, "load_s": 0.8, "tokens_per_s": 100}
     return {
         "id": name,
         "family": "chatml",
         "command": echo_command("{port}", python="{python}", first_token_s=0.03, **options),
         "device": "card",
-        "memory": 120 * MIB,
+        "memory": 130 * MIB,
         "timeouts": {"stop_grace_s": 5},
         **record,
     }
@@ -184,6 +195,7 @@ async def play(scene: Scene, gateway: Running) -> Tally:
             await _turn(clients, name, TURNS[(number + 1) % len(TURNS)])
     finally:
         await clients.close()
+        load.close()
     return tally
 
 
@@ -209,6 +221,8 @@ async def _trouble(clients: Clients, name: str, other: str) -> None:
     await clients.stream(name, 60, leave_after=3)
     await clients.stream("arm-a", 60, leave_after=5)
     await asyncio.gather(*(clients.ask("narrow", 30) for _ in range(4)))
+    if REPLICAS:
+        await asyncio.gather(*(clients.ask("pair", 20) for _ in range(6)))
     await clients.ask("careful", 10)
     await clients.ask("fragile", 4)
     await clients.ask("fragile", 20)

@@ -22,5 +22,5 @@ class Stage:
 
     def settled(self) -> None:
         """Wait until everything that was answered is stored."""
-        wanted = sum(self.tally.statuses.values())
+        wanted = sum(self.tally.statuses.values()) + self.tally.left
         until(lambda: self.influx.total("gw_requests") >= wanted, f"{wanted} requests in InfluxDB", 20)
