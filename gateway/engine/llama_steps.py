@@ -34,7 +34,9 @@ def completion_body(job: Job, context_tokens: int) -> dict[str, Any]:
         "cache_prompt": True,
         **_sampling(job),
     }
-    if p.grammar is not None:
+    if job.schema is not None:
+        body["json_schema"] = job.schema
+    elif p.grammar is not None:
         body.update(grammars.for_llama(p.grammar))
     return body
 

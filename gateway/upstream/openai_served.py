@@ -10,10 +10,11 @@ import httpx
 
 from gateway.errors import EngineError
 from gateway.schemas import Clocks
+from gateway.upstream import openai_flavours
 from gateway.upstream.bodies import json_body, not_understood, object_of
 from gateway.upstream.exchange import Answer, Call, fetch
 from gateway.upstream.openai_errors import error_of_answer
-from gateway.upstream.openai_flavours import BY_OWNER, OLLAMA, OTHER
+from gateway.upstream.openai_flavours import BY_OWNER, LLAMA_CPP, OLLAMA, OTHER
 from gateway.upstream.openai_request import Served
 
 MODELS: Final = "/v1/models"
@@ -52,7 +53,24 @@ async def ask(client: httpx.AsyncClient, place: Place, clocks: Clocks) -> Served
     if flavour is OTHER and await _is_ollama(client, place, clocks):
         flavour = OLLAMA
         await _check_template(client, place, str(card["id"]), clocks)
-    return Served(flavour, str(card["id"]), _context(card), card)
+    tools = await _template_has_tools(client, place, clocks) if flavour is LLAMA_CPP else None
+    return Served(flavour, str(card["id"]), _context(card), card, tools)
+
+
+def capabilities(served: Served) -> dict[str, bool]:
+    """What the program can do, and with tools its model's chat template, too."""
+    known = openai_flavours.capabilities(served.flavour)
+    return known if served.tools is None else {**known, "tools": served.tools}
+
+
+async def _template_has_tools(client: httpx.AsyncClient, place: Place, clocks: Clocks) -> bool | None:
+    """llama.cpp leaves tools out without a word where the template has no place for them."""
+    call = Call("GET", place.base, "/props")
+    answer = await fetch(client, call, clocks)
+    if answer.status != httpx.codes.OK:
+        return None
+    knows = object_of(answer.body, call).get("chat_template_caps")
+    return bool(knows.get("supports_tools")) if isinstance(knows, dict) else None
 
 
 def _cards(answer: Answer, call: Call) -> list[dict[str, Any]]:
