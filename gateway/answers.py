@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.scheduler import Outlook
-from gateway.schemas import FinishReason
+from gateway.schemas import FinishReason, ToolCall
 from gateway.tickets import Progress
 
 
@@ -39,6 +39,7 @@ class Answer:
     seed: int | None
     receipt: Receipt
     details: Mapping[str, Any] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

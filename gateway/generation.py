@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway import capabilities
 from gateway import parameters as rules
 from gateway.answers import Answer, Receipt, Waiting
 from gateway.config import ModelSpec, Registry
@@ -20,8 +21,8 @@ from gateway.errors import EngineError, GatewayError, ModelNotFound
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, messages_for
-from gateway.schemas import Clocks, Completed, Language, Message, Prompt, Token
-from gateway.templates import family, render
+from gateway.schemas import Clocks, Completed, Conversation, Language, Message, Prompt, Token
+from gateway.templates import family, harmless, render
 from gateway.tickets import Ticket
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
 
@@ -30,8 +31,8 @@ from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, i
 class GenerationRequest:
     """What every dialect turns its body into.
 
-    Either ``inputs`` (through a scenario) or ``messages`` (a conversation). ``started`` is the instant,
-    on the monotonic clock, at which the request reached the gateway.
+    Either ``inputs`` (through a scenario), or ``messages``, or a ``conversation``, which the engine's own
+    chat route renders. ``started`` is the instant, on the monotonic clock, at which the request came.
     """
 
     model: str | None
@@ -49,6 +50,9 @@ class GenerationRequest:
     wait_s: float | None = None
     without: frozenset[str] = frozenset()
     """Parameters that are off, whatever the defaults of model and scenario say."""
+    conversation: Conversation | None = None
+    logprobs: bool = False
+    """Whether the log probabilities of tokens are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,13 @@ class Prepared:
     """A request that has passed every check that needs no engine."""
 
     spec: ModelSpec
-    prompt: Prompt
+    prompt: Prompt | Conversation
     parameters: dict[str, Any]
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The strings that end a turn, where the prompt was rendered here."""
+        return self.prompt.stop if isinstance(self.prompt, Prompt) else ()
 
 
 class Generations:
@@ -95,6 +104,9 @@ class Generations:
         spec = self.spec(request.model)
         scenario = self._scenarios.get(request.scenario)
         own = spec.parameters.model_dump(exclude_none=True)
+        capabilities.check(spec, request, lambda: self.capabilities(spec))
+        if request.conversation is not None:
+            return self._chat(spec, request.conversation, request)
         # The operator's word for this very model counts for more than a default that is meant for all.
         merged = rules.combine(scenario.parameters, own, request.parameters)
         merged = {name: value for name, value in merged.items() if name not in request.without}
@@ -111,6 +123,19 @@ class Generations:
             template_args=request.template_args,
         )
         return Prepared(spec, prompt, merged)
+
+    def _chat(self, spec: ModelSpec, said: Conversation, request: GenerationRequest) -> Prepared:
+        """As ``prepare``, for an engine's chat route: that takes fewer parameters."""
+        defaults = (self._scenarios.get(request.scenario).parameters, spec.parameters.model_dump())
+        merged = rules.combine(*map(rules.for_chat, defaults), request.parameters)
+        merged = {name: value for name, value in merged.items() if name not in request.without}
+        said = said if request.allow_special_tokens else harmless(family(spec.family), said)
+        return Prepared(spec, said, merged)
+
+    def capabilities(self, spec: ModelSpec) -> dict[str, bool | None]:
+        """What a model can do: true, false, or None where nobody knows yet."""
+        known = self._engines[spec.engine].capabilities(self._manager.url_if_ready(spec.id))
+        return capabilities.of(spec, known)
 
     async def start(self, request: GenerationRequest) -> Generation:
         """Begin to answer. Whatever can be refused before the first byte is raised here.
@@ -130,13 +155,16 @@ class Generations:
         finally:
             await generation.aclose()
 
-    async def count_tokens(self, spec: ModelSpec, text: str) -> int | None:
+    async def count_tokens(self, spec: ModelSpec, prompt: Prompt | Conversation) -> int | None:
         """How many tokens a prompt has; None when the engine is not in, or cannot count."""
         url = self._manager.url_if_ready(spec.id)
         if url is None:
             return None
+        engine = self._engines[spec.engine]
         try:
-            return await self._engines[spec.engine].count_tokens(url, text)
+            if isinstance(prompt, Conversation):
+                return await engine.count_chat(url, prompt)
+            return await engine.count_tokens(url, prompt.text)
         except GatewayError:
             return None
 
@@ -281,16 +309,17 @@ class Generation:
         self._ticket = await self._line.ask(self.prepared, self._request, waited_s=lost.waited_s)
 
     async def _send(self, ticket: Ticket) -> None:
-        spec, prepared = self.spec, self.prepared
-        engine, clocks = self._line.engine(spec), _clocks(spec)
+        engine, clocks = self._line.engine(self.spec), _clocks(self.spec)
+        prompt, parameters, asked = self.prepared.prompt, self.prepared.parameters, self._request
         self._sent = time.perf_counter()
-        if rules.streamable(prepared.parameters):
-            opened = engine.stream(
-                ticket.url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
-            )
-            self._tokens = await self._stack.enter_async_context(opened)
+        if isinstance(prompt, Conversation):
+            opened = engine.chat(ticket.url, prompt, parameters, clocks, logprobs=asked.logprobs)
+        elif rules.streamable(parameters):
+            opened = engine.stream(ticket.url, prompt, parameters, clocks, tokens=asked.stream)
         else:
-            self._whole = await engine.generate(ticket.url, prepared.prompt, prepared.parameters, clocks)
+            self._whole = await engine.generate(ticket.url, prompt, parameters, clocks)
+        if self._whole is None:
+            self._tokens = await self._stack.enter_async_context(opened)
         self._first_token = time.perf_counter()
 
     async def _pieces(self, ticket: Ticket) -> AsyncIterator[Token | Completed]:
@@ -315,6 +344,7 @@ class Generation:
             seed=done.seed,
             receipt=receipt,
             details=done.details if self.prepared.parameters.get("details") or self._whole else None,
+            tool_calls=done.tool_calls,
         )
 
     def _receipt(self, finished: float) -> Receipt:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+TurnRole = Literal["system", "user", "assistant", "tool"]
 Language = Literal["en", "zh"]
 FinishReason = Literal["length", "eos_token", "stop_sequence", "tool_calls"]  # TGI's words, and one more
 
@@ -59,7 +60,7 @@ class ToolCallDelta:
 class ChatTurn:
     """One turn of a conversation with tools: what was called, or (``tool_call_id``) what a call gave."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: TurnRole
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None

@@ -40,6 +40,7 @@ RECORD_SECTIONS = {
     "Registry": "The file",
     "ModelSpec": "One of `models`",
     "Limits": "`limits` of a model",
+    "Capabilities": "`capabilities` of a model",
     "Timeouts": "`timeouts` of a model",
     "Probes": "`probes` of a model",
     "DeviceSpec": "One of `devices`",

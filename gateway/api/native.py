@@ -135,12 +135,12 @@ async def render_prompt(request: Request, body: RenderBody) -> Response:
     """The prompt exactly as it would be sent, with its token count when the engine can count."""
     services = services_of(request)
     prepared = services.generations.prepare(_asked(request, body))
-    count = await services.generations.count_tokens(prepared.spec, prepared.prompt.text)
+    count = await services.generations.count_tokens(prepared.spec, prepared.prompt)
     return json_response(
         {
             "model_id": prepared.spec.id,
             "prompt": prepared.prompt.text,
-            "stop": list(prepared.prompt.stop),
+            "stop": list(prepared.stop),
             "token_count": count,
         }
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any, Final
 
 from fastapi import Request, Response
 from pydantic_core import to_json
 
 from gateway.answers import Waiting
+from gateway.api.bodies import cut_name
 from gateway.api.context import json_response, request_id_of
+from gateway.api.names import model_asked
 from gateway.api.openai_answers import (
     CHAT,
     TEXT,
@@ -26,7 +29,6 @@ from gateway.api.openai_bodies import (
     SamplingBody,
     chat_requests,
     completion_requests,
-    model_asked,
 )
 from gateway.api.openai_choices import Choice, Piece, side_by_side
 from gateway.api.receipts import receipt_headers
@@ -65,6 +67,13 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     return await _answer(request, body, _reply(TEXT, request, body, spec), asked)
 
 
+AT_A_MODEL: Final[Mapping[str, Callable[..., Any]]] = {
+    "/v1/chat/completions": chat_completions,
+    "/v1/completions": completions,
+}
+"""What is also served at a model's own address, ``/models/{id}``."""
+
+
 async def not_offered(request: Request) -> Response:
     """Other parts of OpenAI's API."""
     raise NotOffered(
@@ -74,7 +83,10 @@ async def not_offered(request: Request) -> Response:
 
 
 def _spec(request: Request, body: SamplingBody) -> ModelSpec:
+    """The model that the path names; otherwise the one that the body does, or the default one."""
     services = services_of(request)
+    if (in_path := request.path_params.get("model_id")) is not None:
+        return services.generations.spec(cut_name(in_path.strip("/")))
     return services.generations.spec(model_asked(body.model, services.registry.names()))
 
 

@@ -18,6 +18,7 @@ from gateway import parameters as rules
 from gateway.answers import Answer, Waiting
 from gateway.api.bodies import cut_name
 from gateway.api.context import json_response
+from gateway.api.names import model_asked
 from gateway.api.receipts import receipt_headers, waiting_comment
 from gateway.api.services import Services, services_of
 from gateway.api.streams import EventStream, stream_limit_s, until_left
@@ -33,8 +34,6 @@ from gateway.wire.tgi import data_event, stream_event, token_body
 from gateway.wire.tgi import error_body as wire_error
 
 MODEL_HEADER: Final = "x-gateway-model"
-DEFAULT_NAMES: Final = frozenset({"tgi", "dummy"})
-"""What clients of TGI send as a model when they know none."""
 VERSION: Final = "3.3.6-dev0"
 """What the last TGI releases say of themselves, for clients that look whether a feature is there."""
 METHODS: Final[Mapping[str, str]] = {
@@ -128,7 +127,7 @@ def _spec(request: Request, named: str | None = None) -> ModelSpec:
         return services.generations.spec(name)
     if in_path is not None:
         _check_path(request, name)
-    return services.generations.spec(None if name in DEFAULT_NAMES else name or None)
+    return services.generations.spec(model_asked(name, services.registry.names()))
 
 
 def _check_path(request: Request, name: str) -> None:

@@ -210,7 +210,10 @@ def grammar(offered: Sequence[Tool], *, words: bool, words_first: bool) -> dict[
         none = _object_schema({"_name": {"const": NO_TOOL}}, ["_name"])
         functions = [none, *functions] if words_first else [*functions, none]
     schema = _object_schema({"function": {"anyOf": functions}}, ["function"])
-    arguments = {f"tool{number}": _arguments(tool.function) for number, tool in enumerate(offered)}
+    arguments = {
+        f"tool{number}": _moved(_arguments(tool.function), f"#/$defs/tool{number}")
+        for number, tool in enumerate(offered)
+    }
     return {**schema, "$defs": arguments}
 
 

@@ -75,6 +75,9 @@ class OpenAiEngine:
         chat, base = Chat.of(conversation, parameters), Place.of(url).base
         with self._forgetting(url):
             served = await self._who(url, clocks)
+            if chat.offers_tools:
+                served = await openai_served.with_tools(self._client, Place.of(url), served, clocks)
+                self._served[url] = served
             async with openai_chat.stream(
                 self._client, base, served, chat, clocks, logprobs=logprobs
             ) as pieces:

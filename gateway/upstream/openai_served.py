@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx
@@ -53,8 +53,14 @@ async def ask(client: httpx.AsyncClient, place: Place, clocks: Clocks) -> Served
     if flavour is OTHER and await _is_ollama(client, place, clocks):
         flavour = OLLAMA
         await _check_template(client, place, str(card["id"]), clocks)
-    tools = await _template_has_tools(client, place, clocks) if flavour is LLAMA_CPP else None
-    return Served(flavour, str(card["id"]), _context(card), card, tools)
+    return Served(flavour, str(card["id"]), _context(card), card)
+
+
+async def with_tools(client: httpx.AsyncClient, place: Place, served: Served, clocks: Clocks) -> Served:
+    """``served``, with the answer to whether its chat template knows tools, where that can be asked."""
+    if served.tools is not None or served.flavour is not LLAMA_CPP:
+        return served
+    return replace(served, tools=await _template_has_tools(client, place, clocks))
 
 
 def capabilities(served: Served) -> dict[str, bool]:
