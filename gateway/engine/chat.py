@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gateway.engine.backend import Refused, ToolRefused
 from gateway.wire.grammars import closed, schema_of
@@ -42,7 +42,7 @@ class Function(_Body):
 
     name: Str
     description: Str | None = None
-    arguments: Any = Field(None, alias="parameters")
+    arguments: Any = Field(None, validation_alias=AliasChoices("arguments", "parameters"))
 
 
 class Tool(_Body):

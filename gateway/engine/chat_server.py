@@ -191,7 +191,7 @@ def _is_whole(transcript: Transcript) -> bool:
 
 def _message(calls: list[CallPiece], last: Transcript) -> dict[str, Any]:
     """Raises ToolRefused for a call that was cut off, as TGI cannot read it."""
-    if not calls:
+    if last.job.schema is None:
         return {"role": "assistant", "content": last.said}
     if not _is_whole(last):
         raise ToolRefused(f"Failed to parse generated text: {last.said!r}")
