@@ -27,6 +27,7 @@ class CallReader:
         self.name: str | None = None
         self._text = ""
         self._held = ""
+        self._begun = False
 
     def feed(self, text: str) -> Iterator[CallPiece]:
         if self.name is not None:
@@ -39,7 +40,7 @@ class CallReader:
         self.name = json.loads(found[1])
         yield CallPiece("{", self.name)
         rest = self._text[found.end() :]
-        yield from self._more(rest.lstrip() if found[2] == "," else found[2] + rest)
+        yield from self._more(rest if found[2] == "," else found[2] + rest)
 
     def finish(self, *, complete: bool) -> Iterator[CallPiece]:
         """What was held back, without the brace that closes the object around the call."""
@@ -51,6 +52,8 @@ class CallReader:
     def _more(self, text: str) -> Iterator[CallPiece]:
         # Only at the end can one tell which of the closing braces is not the arguments' own.
         text = self._held + text
+        text = text if self._begun else text.lstrip()
+        self._begun = self._begun or bool(text)
         closing = _CLOSING.search(text)
         at = closing.start() if closing else len(text)
         self._held = text[at:]

@@ -38,7 +38,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def stage(slow: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Models: ``echo``, which comes in when it is asked; ``slow``; ``bare``, said to have no tools; ``frail``."""
+    """Models: ``echo``, which comes in when it is asked; ``slow``; ``bare``, without tools; ``frail``."""
     models = [
         owned("echo"),
         model(slow.url, id="slow", limits={"max_concurrent": 1, "max_queue": 0}),
@@ -260,8 +260,8 @@ def test_the_hubs_client_calls_tools_at_a_models_address(stage: Running) -> None
 
 
 async def test_the_hubs_async_client_does_the_same_with_a_dummy_model(stage: Running) -> None:
-    client = AsyncInferenceClient(base_url=stage.url, timeout=20)
     asked: Any = {"messages": [QUESTION], "tools": [WEATHER], "max_tokens": 60}
-    choice = (await client.chat_completion(**asked)).choices[0]
+    async with AsyncInferenceClient(base_url=stage.url, timeout=20) as client:
+        choice = (await client.chat_completion(**asked)).choices[0]
 
     assert [call.function.name for call in choice.message.tool_calls or []] == ["weather"]
