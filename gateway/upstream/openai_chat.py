@@ -106,6 +106,8 @@ def _check(chat: Chat, served: Served, *, logprobs: bool) -> None:
         raise _unable("parameters.grammar", f"{flavour.name} takes no form of the answer beside tools")
     if logprobs and flavour.logprobs is None:
         raise _unable("logprobs", f"{flavour.name} gives no log probabilities")
+    if logprobs and chat.offers_tools and not flavour.logprobs_with_tools:
+        raise _unable("logprobs", f"{flavour.name} gives no log probabilities beside tools")
 
 
 def _unable(field: str, why: str) -> NotSupported:

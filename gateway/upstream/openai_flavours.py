@@ -58,6 +58,8 @@ class Flavour:
     """Whether it obeys ``tool_choice``."""
     names_tool: bool = True
     """Whether ``tool_choice`` may name a tool; where it may not, that tool alone is offered."""
+    logprobs_with_tools: bool = True
+    """Whether its chat route gives log probabilities beside tools."""
     forms_with_tools: bool = False
     """Whether it takes a JSON schema for the answer beside tools."""
 
@@ -88,6 +90,7 @@ LLAMA_CPP: Final = Flavour(
     seeds=2**32 - 1,  # the highest of 32 bits means "random"
     grammar="json_schema",
     names_tool=False,  # it would read a name as "auto"
+    logprobs_with_tools=False,
 )
 VLLM: Final = Flavour(
     "vLLM",
