@@ -1,6 +1,7 @@
 """llama.cpp's own server, as somebody else would run it.
 
-``llama_server.py MODEL PORT SLOTS CONTEXT [TEMPLATE]``: a template takes the place of the model's own. Ends when its standard input does.
+``llama_server.py MODEL PORT SLOTS CONTEXT [TEMPLATE]``: a template takes the place of the model's own.
+Ends when its standard input does.
 """
 
 import os

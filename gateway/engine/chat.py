@@ -8,7 +8,7 @@ This works with every model and template, also with those that were never taught
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
@@ -145,23 +145,26 @@ def check(request: ChatRequest) -> None:
 
 def turns(request: ChatRequest, offered: Sequence[Tool]) -> list[dict[str, Any]]:
     """The conversation in the three roles that every template has; tools stand in front of it."""
-    found = [_turn(message) for message in request.messages]
-    if offered:
-        prompt = request.tool_prompt or _INTRODUCTION
-        rows = [_shown(tool) for tool in offered]
-        if request.may_answer_in_words:
-            rows.append(
-                {"name": NO_TOOL, "description": "answer in words, when no function is needed any more"}
-            )
-        shown = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-        found = [{"role": "system", "content": f"{prompt}\n{shown}"}, *found]
-    return _merged(found)
+    found = list(_turns(request.messages))
+    if not offered:
+        return _merged(found)
+    rows = [_shown(tool) for tool in offered]
+    if request.may_answer_in_words:
+        rows.append({"name": NO_TOOL, "description": "answer in words, when no function is needed any more"})
+        if request.messages[-1].role == "tool":
+            found[-1]["content"] += f"\n{_REMINDER}"
+    shown = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return _merged(
+        [{"role": "system", "content": f"{request.tool_prompt or _INTRODUCTION}\n{shown}"}, *found]
+    )
 
 
 _INTRODUCTION: Final = (
     "Functions are at your disposal. To call one, answer with JSON alone: "
     '{"function": {"_name": its name, and its arguments by their names}}. The functions are:'
 )
+_REMINDER: Final = f"The function to call now is {NO_TOOL}, unless something is missing."
+"""Without it, a small model makes the same call again and again."""
 
 
 def _shown(tool: Tool) -> dict[str, Any]:
@@ -169,24 +172,26 @@ def _shown(tool: Tool) -> dict[str, Any]:
     return {"name": function.name, "description": function.description, "parameters": function.arguments}
 
 
-def _turn(message: ChatMessage) -> dict[str, Any]:
-    content = message.content or ""
-    if message.tool_calls:
-        calls = [json.dumps(_called(call), ensure_ascii=False) for call in message.tool_calls]
-        return {"role": "assistant", "content": "\n".join([*([content] if content else []), *calls])}
-    if message.role == "tool":
-        return {"role": "user", "content": f"The function gave: {content}"}
-    return {"role": message.role, "content": content}
+def _turns(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
+    """Calls are told in words: a small model writes again what it has seen itself write."""
+    calls: dict[str, str] = {}
+    for message in messages:
+        content = message.content or ""
+        if message.role == "tool":
+            subject = "It" if len(calls) == 1 else calls.get(message.tool_call_id or "", "The function")
+            yield {"role": "user", "content": f"{subject} gave: {content}"}
+        elif message.tool_calls:
+            calls = {call.id: _called(call.function) for call in message.tool_calls}
+            intent = f"I will call {' and '.join(calls.values())}."
+            yield {"role": "assistant", "content": f"{content} {intent}".lstrip()}
+        else:
+            yield {"role": message.role, "content": content}
 
 
-def _called(call: CalledTool) -> dict[str, Any]:
-    arguments = call.function.arguments
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            arguments = {"arguments": arguments}
-    return {"function": {"_name": call.function.name, **(arguments if isinstance(arguments, dict) else {})}}
+def _called(function: CalledFunction) -> str:
+    given = function.arguments
+    arguments = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    return f"{function.name}({arguments})"
 
 
 def _merged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -140,6 +140,19 @@ def test_the_small_model_finds_the_argument_in_the_question(llama: Engine) -> No
     assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}
 
 
+def test_the_small_model_calls_reads_the_result_and_answers_in_words(llama: Engine) -> None:
+    called = asked(llama, tools=[WEATHER])["message"]["tool_calls"]
+    result = {"role": "tool", "content": "sunny, 20 degrees", "tool_call_id": "0"}
+    turns = [QUESTION, {"role": "assistant", "tool_calls": called}, result]
+    parts = streamed(llama, messages=turns, tools=[WEATHER])
+
+    said = "".join(part["choices"][0]["delta"]["content"] for part in parts)
+    assert "sunny" in said
+    assert "20" in said
+    greeting = [{"role": "user", "content": "Hello, who are you?"}]
+    assert asked(llama, messages=greeting, tools=[WEATHER], max_tokens=20)["message"]["content"]
+
+
 def test_a_call_that_is_cut_off_ends_a_stream_with_length_and_a_plain_answer_with_an_error(
     engine: Engine,
 ) -> None:
