@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.routing import DIRECT, Origin
 from gateway.scheduler import Outlook
-from gateway.schemas import FinishReason
+from gateway.schemas import FinishReason, ToolCall
 from gateway.tickets import Progress
 
 
@@ -51,6 +51,7 @@ class Answer:
     receipt: Receipt
     details: Mapping[str, Any] | None = None
     origin: Origin = DIRECT
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,16 @@ class Routing(Record):
     retry_floor_per_s: float = Field(2.0, ge=0, description="retries per second that are allowed anyway")
 
 
+class Capabilities(Record):
+    """What a model's engine can do. Asking for what it cannot is refused before anything waits."""
+
+    grammar: bool | None = Field(None, description="answers that follow a JSON schema or an expression")
+    tools: bool | None = Field(None, description="tool calls, through the engine's own chat route")
+    tokenise: bool | None = Field(None, description="saying how a text is split into tokens")
+    logprobs: bool | None = Field(None, description="log probabilities of tokens")
+    seed: bool | None = Field(None, description="repeating a drawn answer")
+
+
 class ModelSpec(Record):
     """One model: who it is, where its engine is, what it needs."""
 
@@ -116,6 +126,9 @@ class ModelSpec(Record):
     )
     weights: Weights | None = Field(None, description="see weights")
     limits: Limits = Field(default_factory=Limits, description="see limits")
+    capabilities: Capabilities = Field(
+        default_factory=Capabilities, description="see capabilities; none: what the engine says of itself"
+    )
     timeouts: Timeouts = Field(default_factory=Timeouts, description="see timeouts")
     probes: Probes = Field(default_factory=Probes, description="see probes")
     routing: Routing = Field(

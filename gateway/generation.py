@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 
+from gateway import capabilities
 from gateway import parameters as rules
 from gateway.answers import Answer, Receipt, Waiting
 from gateway.attempts import Attempts, outcome_of
@@ -27,7 +28,7 @@ from gateway.preparing import GenerationRequest, Prepared, prepare
 from gateway.routing import Asked, Routing, Who
 from gateway.scenarios import ScenarioBook
 from gateway.scheduler import Outlook, State
-from gateway.schemas import Completed, Token
+from gateway.schemas import Completed, Conversation, Prompt, Token
 from gateway.tickets import Ticket
 from gateway.trail import current
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
@@ -67,7 +68,13 @@ class Generations:
         """Everything that can be refused without an engine. Raises InvalidRequest and ModelNotFound."""
         spec = request.who.spec if request.who is not None else self.spec(request.model)
         current().about(spec.id)
+        capabilities.check(spec, request, lambda: self.capabilities(spec))
         return prepare(request, spec, self._scenarios)
+
+    def capabilities(self, spec: ModelSpec) -> dict[str, bool | None]:
+        """What a model can do: true, false, or None where nobody knows yet."""
+        known = self._engines[spec.engine].capabilities(self._manager.url_if_ready(spec.id))
+        return capabilities.of(spec, known)
 
     async def start(self, request: GenerationRequest) -> Generation:
         """Begin to answer. Whatever can be refused before the first byte is raised here.
@@ -92,13 +99,16 @@ class Generations:
         finally:
             await generation.aclose()
 
-    async def count_tokens(self, spec: ModelSpec, text: str) -> int | None:
+    async def count_tokens(self, spec: ModelSpec, prompt: Prompt | Conversation) -> int | None:
         """How many tokens a prompt has; None when the engine is not in, or cannot count."""
         url = self._manager.url_if_ready(spec.id)
         if url is None:
             return None
+        engine = self._engines[spec.engine]
         try:
-            return await self._engines[spec.engine].count_tokens(url, text)
+            if isinstance(prompt, Conversation):
+                return await engine.count_chat(url, prompt)
+            return await engine.count_tokens(url, prompt.text)
         except GatewayError:
             return None
 
@@ -323,18 +333,20 @@ class Generation:
         self._ticket = await self._line.ask(self.prepared, self._request, waited_s=lost.waited_s)
 
     async def _send(self, url: str) -> None:
-        prepared, clocks, again = self.prepared, self._attempts.clocks(), bool(self._first_token)
-        engine = self._line.engine(self.spec)
+        prompt, parameters, asked = self.prepared.prompt, self.prepared.parameters, self._request
+        engine, clocks = self._line.engine(self.spec), self._attempts.clocks()
+        again = bool(self._first_token)
         if self._tokens is not None:
             await self._attempt.aclose()
         with self._journey.calling(self.spec.id):
-            if rules.streamable(prepared.parameters):
-                opened = engine.stream(
-                    url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
-                )
+            if isinstance(prompt, Conversation):
+                opened = engine.chat(url, prompt, parameters, clocks, logprobs=asked.logprobs)
+                self._tokens = await self._attempt.enter_async_context(opened)
+            elif rules.streamable(parameters):
+                opened = engine.stream(url, prompt, parameters, clocks, tokens=asked.stream)
                 self._tokens = await self._attempt.enter_async_context(opened)
             else:
-                self._whole = await engine.generate(url, prepared.prompt, prepared.parameters, clocks)
+                self._whole = await engine.generate(url, prompt, parameters, clocks)
         self._first_token = time.perf_counter()
         if not again:
             self._journey.begun(self.spec.id, self.arm, self._waited(), streamed=self._whole is None)
@@ -375,6 +387,7 @@ class Generation:
             receipt=receipt,
             details=done.details if self.prepared.parameters.get("details") or self._whole else None,
             origin=self.who.origin,
+            tool_calls=done.tool_calls,
         )
         return self._given
 

@@ -101,6 +101,9 @@ def _add_routes(app: FastAPI) -> None:
     add("POST", "/v1/experiments/{alias:path}/reset", experiments.reset)
     add("POST", "/v1/chat/completions", openai.chat_completions)
     add("POST", "/v1/completions", openai.completions)
+    for path, handler in openai.AT_A_MODEL.items():
+        add("POST", f"/models/{{model_id:path}}{path}", handler)
+    add("GET", "/models/{model_id:path}/v1/models", ops.models_at)
     for path in openai.NOT_OFFERED:
         add("POST", path, openai.not_offered)
     add("POST", "/v1/messages", anthropic.messages)
@@ -219,6 +222,9 @@ ENVELOPES: Mapping[str, Envelope] = {
 
 
 def _envelope_of(path: str) -> Envelope:
+    own = path.rpartition("/v1/")
+    if path.startswith("/models/") and own[1]:
+        path = f"/v1/{own[2]}"  # the same dialect at a model's own address
     found = (body for root, body in ENVELOPES.items() if path == root or path.startswith(f"{root}/"))
     return next(found, NATIVE)
 

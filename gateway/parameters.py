@@ -66,6 +66,10 @@ class Parameters(BaseModel):
 
 
 NAMES = tuple(Parameters.model_fields)
+IN_EVERY_CHAT = frozenset(
+    {"max_new_tokens", "temperature", "top_p", "frequency_penalty", "do_sample", "seed", "stop"}
+)
+"""What the chat routes of all engines take."""
 
 HINTS = {
     "temperature": "For greedy decoding leave temperature out, or set do_sample to false.",
@@ -92,6 +96,11 @@ def combine(*layers: Mapping[str, Any]) -> dict[str, Any]:
                 merged.pop(name, None)
         merged |= present
     return merged
+
+
+def for_chat(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the defaults of a model or a scenario those that every engine's chat route takes."""
+    return {name: value for name, value in defaults.items() if name in IN_EVERY_CHAT}
 
 
 def check_together(parameters: Mapping[str, Any], *, stream: bool) -> None:

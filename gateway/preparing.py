@@ -10,16 +10,16 @@ from gateway import parameters as rules
 from gateway.config import ModelSpec
 from gateway.routing import Who
 from gateway.scenarios import ScenarioBook, messages_for
-from gateway.schemas import Language, Message, Prompt
-from gateway.templates import family, render
+from gateway.schemas import Conversation, Language, Message, Prompt
+from gateway.templates import family, harmless, render
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """What every dialect turns its body into.
 
-    Either ``inputs`` (through a scenario) or ``messages`` (a conversation). ``started`` is the instant,
-    on the monotonic clock, at which the request reached the gateway. ``who`` is who answers, where that
+    Either ``inputs`` (through a scenario), or ``messages``, or a ``conversation``, which the engine's own
+    chat route renders. ``started`` is the instant, on the monotonic clock, at which the request came. ``who`` is who answers, where that
     is decided; otherwise ``model``, a name or None, decides.
     """
 
@@ -39,6 +39,9 @@ class GenerationRequest:
     without: frozenset[str] = frozenset()
     """Parameters that are off, whatever the defaults of model and scenario say."""
     who: Who | None = None
+    conversation: Conversation | None = None
+    logprobs: bool = False
+    """Whether the log probabilities of tokens are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,20 @@ class Prepared:
     """A request that has passed every check that needs no engine."""
 
     spec: ModelSpec
-    prompt: Prompt
+    prompt: Prompt | Conversation
     parameters: dict[str, Any]
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The strings that end a turn, where the prompt was rendered here."""
+        return self.prompt.stop if isinstance(self.prompt, Prompt) else ()
 
 
 def prepare(request: GenerationRequest, spec: ModelSpec, scenarios: ScenarioBook) -> Prepared:
     """Everything that can be refused without an engine. Raises InvalidRequest."""
     scenario = scenarios.get(request.scenario)
+    if request.conversation is not None:
+        return _chat(request, request.conversation, spec, scenarios)
     own = spec.parameters.model_dump(exclude_none=True)
     # The operator's word for this very model counts for more than a default that is meant for all.
     merged = rules.combine(scenario.parameters, own, request.parameters)
@@ -70,3 +80,14 @@ def prepare(request: GenerationRequest, spec: ModelSpec, scenarios: ScenarioBook
         template_args=request.template_args,
     )
     return Prepared(spec, prompt, merged)
+
+
+def _chat(
+    request: GenerationRequest, said: Conversation, spec: ModelSpec, scenarios: ScenarioBook
+) -> Prepared:
+    """As ``prepare``, for an engine's chat route: that takes fewer parameters."""
+    defaults = (scenarios.get(request.scenario).parameters, spec.parameters.model_dump())
+    merged = rules.combine(*map(rules.for_chat, defaults), request.parameters)
+    merged = {name: value for name, value in merged.items() if name not in request.without}
+    said = said if request.allow_special_tokens else harmless(family(spec.family), said)
+    return Prepared(spec, said, merged)

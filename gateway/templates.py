@@ -27,7 +27,7 @@ from functools import partial
 from types import MappingProxyType
 
 from gateway.errors import InvalidRequest
-from gateway.schemas import Message, Prompt
+from gateway.schemas import Conversation, Message, Prompt
 
 ZERO_WIDTH_SPACE = "\u200b"
 
@@ -89,6 +89,23 @@ def render(
     elif add_generation_prompt:
         text += family.generation_prompt
     return Prompt(text=text, stop=family.stop)
+
+
+def harmless(family: Family, conversation: Conversation) -> Conversation:
+    """``conversation`` with the special tokens in what was said, by whomever, made harmless."""
+
+    def spoken(text: str) -> str:
+        return neutralised(family, text)[0]
+
+    turns = tuple(
+        replace(
+            turn,
+            content=spoken(turn.content),
+            tool_calls=tuple(replace(one, arguments=spoken(one.arguments)) for one in turn.tool_calls),
+        )
+        for turn in conversation.turns
+    )
+    return replace(conversation, turns=turns)
 
 
 def neutralised(family: Family, text: str) -> tuple[str, int]:

@@ -1,16 +1,18 @@
-"""llama.cpp's own server, as somebody else would run it: ``llama_server.py MODEL PORT SLOTS CONTEXT``.
+"""llama.cpp's own server, as somebody else would run it.
 
+``llama_server.py MODEL PORT SLOTS CONTEXT [TEMPLATE]``: a template takes the place of the model's own.
 Ends when its standard input does.
 """
 
 import os
 import sys
+from pathlib import Path
 
 import xllamacpp
 
 
 def main() -> None:
-    model, port, slots, context = sys.argv[1:]
+    model, port, slots, context, *template = sys.argv[1:]
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.hostnames = ["127.0.0.1"]
@@ -21,6 +23,8 @@ def main() -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
     params.cache_ram_mib = 0
     params.ui = False
+    if template:
+        params.chat_template = Path(template[0]).read_text(encoding="utf-8")
     params.endpoint_slots = True
     params.verbosity = 1
     server = xllamacpp.Server(params)

@@ -41,6 +41,7 @@ RECORD_SECTIONS = {
     "AliasSpec": "One of `aliases`",
     "ModelSpec": "One of `models`",
     "Limits": "`limits` of a model",
+    "Capabilities": "`capabilities` of a model",
     "Timeouts": "`timeouts` of a model",
     "Weights": "`weights` of a model",
     "Probes": "`probes` of a model",

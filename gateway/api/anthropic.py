@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from fastapi import Request, Response
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from gateway.answers import Answer, Waiting
 from gateway.api.anthropic_bodies import ENVELOPE, CountBody, MessagesBody, error_body, request_of
 from gateway.api.asking import asked_of, note_answer, who_answers
 from gateway.api.context import json_response, request_id_of
+from gateway.api.reading import Ended, Reading, Said
 from gateway.api.receipts import (
     origin_body,
     origin_headers,
@@ -23,30 +24,18 @@ from gateway.api.receipts import (
     waiting_comment,
 )
 from gateway.api.services import services_of
-from gateway.api.stops import StopStrings
 from gateway.api.streams import EventStream, stream_limit_s, until_left
-from gateway.api.tokens import tokens_of
+from gateway.api.tokens import count_of
 from gateway.errors import EngineError, GatewayError
-from gateway.generation import Generation, GenerationRequest, Generations
-from gateway.routing import Who
-from gateway.schemas import Token
+from gateway.schemas import ToolCall, ToolCallDelta
 from gateway.wire.sse import encode_event
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence"]
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 PING: Final = encode_event("ping", b'{"type":"ping"}')
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """The end of a message."""
-
-    reason: StopReason
-    stop_sequence: str | None
-    answer: Answer
-
-
-Piece = Waiting | str | End
+Piece = Waiting | Said | Ended
 
 
 # ---------------------------------------------------------------- routes
@@ -60,16 +49,17 @@ async def messages(request: Request, body: MessagesBody) -> Response:
     services = services_of(request)
     who = who_answers(request, asked_of(request, body.model, metadata=body.metadata))
     asked = replace(request_of(body, request.state.started), who=who)
-    reading = Reading(services.generations, asked, body.stop_sequences)
-    reply = Reply(request_id_of(request))
+    reading = Reading(services.generations, asked, own_stops=body.stop_sequences)
+    reply = Reply(request_id_of(request), body.stop_sequences)
     if not body.stream:
         text, end = await until_left(request, _collected(reading.pieces()))
         note_answer(request, end.answer)
         headers = receipt_headers(end.answer) | reply.headers
         return json_response(reply.whole(text, end), headers=headers)
-    events = _events(request, reply, reading)
+    events = _events(request, Stream(reply, speaks_first=asked.conversation is None), reading)
     head = await until_left(request, anext(events))
-    headers = origin_headers(reading.who.spec.id, reading.who.origin) | reply.headers
+    answering = reading.who or who
+    headers = origin_headers(answering.spec.id, answering.origin) | reply.headers
     return EventStream(head, events, headers, stream_limit_s(who.spec.timeouts))
 
 
@@ -79,95 +69,21 @@ async def count_tokens(request: Request, body: CountBody) -> Response:
     who = services.generations.routing.peek(asked_of(request, body.model, metadata=body.metadata))
     prepared = services.generations.prepare(replace(request_of(body, request.state.started), who=who))
     request.state.log = {"model": prepared.spec.id}
-    tokens = await until_left(request, tokens_of(services, prepared.spec, prepared.prompt.text))
+    count = await until_left(request, count_of(services, prepared.spec, prepared.prompt))
     headers = {"x-gateway-model": prepared.spec.id} | Reply(request_id_of(request)).headers
-    return json_response({"input_tokens": len(tokens)}, headers=headers)
+    return json_response({"input_tokens": count}, headers=headers)
 
 
-# ---------------------------------------------------------------- reading the engine
-
-
-class Reading:
-    """One generation, read as a text without stop strings."""
-
-    def __init__(self, line: Generations, asked: GenerationRequest, own_stops: Sequence[str]) -> None:
-        self._line = line
-        self._asked = asked
-        self._own_stops = own_stops
-        self._generation: Generation | None = None
-        self._stops = StopStrings(own_stops)
-        self._said: list[str] = []
-        self._tokens = 0
-
-    async def pieces(self) -> AsyncGenerator[Piece]:
-        """Waiting while there is a wait, texts, one End. What can be refused is raised by the first."""
-        generation = await self._line.start(self._asked)
-        try:
-            self._answered_by(generation)
-            async with aclosing(generation.events()) as events:
-                async for event in events:
-                    if isinstance(event, Waiting):
-                        if event.fell_back is not None:
-                            self._answered_by(generation)
-                        yield event
-                        continue
-                    if text := self._shown(event):
-                        yield text
-                    if isinstance(event, Answer):
-                        yield self._end(event)
-                    elif self._stops.found and not event.last:
-                        # The engine has run past a stop string inside a token, and would go on.
-                        yield self._end(await self._cut(generation))
-                        return
-        finally:
-            await generation.aclose()
-
-    @property
-    def who(self) -> Who:
-        """Who answers, once the first piece is there."""
-        if self._generation is None:
-            raise RuntimeError("nothing has been read yet")
-        return self._generation.who
-
-    def _answered_by(self, generation: Generation) -> None:
-        """Who answers has strings of its own that end a turn."""
-        self._generation, prepared = generation, generation.prepared
-        defaults = prepared.parameters.get("stop", ())
-        self._stops = StopStrings([*self._own_stops, *defaults, *prepared.prompt.stop])
-
-    def _shown(self, event: Token | Answer) -> str:
-        """What can be shown now."""
-        if isinstance(event, Answer):
-            # Without a stream the text comes with the answer alone.
-            text = ("" if self._asked.stream else self._stops.feed(event.text)) + self._stops.flush()
-        else:
-            self._tokens += 1
-            text = "" if event.special else self._stops.feed(event.text)
-        self._said.append(text)
-        return text
-
-    def _end(self, answer: Answer) -> End:
-        matched = self._stops.matched
-        if matched in self._own_stops:
-            return End("stop_sequence", matched, answer)
-        at_limit = answer.finish_reason == "length" and matched is None
-        return End("max_tokens" if at_limit else "end_turn", None, answer)
-
-    async def _cut(self, generation: Generation) -> Answer:
-        prompt_tokens = await self._line.count_tokens(generation.spec, generation.prepared.prompt.text)
-        return generation.cut("".join(self._said), self._tokens, prompt_tokens)
-
-
-async def _collected(pieces: AsyncGenerator[Piece]) -> tuple[str, End]:
+async def _collected(pieces: AsyncGenerator[Piece]) -> tuple[str, Ended]:
     """The whole text, and how it ended."""
     said: list[str] = []
-    end: End | None = None
+    end: Ended | None = None
     async with aclosing(pieces):
         async for piece in pieces:
-            if isinstance(piece, End):
+            if isinstance(piece, Ended):
                 end = piece
-            elif isinstance(piece, str):
-                said.append(piece)
+            elif isinstance(piece, Said):
+                said.append(piece.text)
     if end is None:
         raise EngineError("The engine ended its answer without saying that it was complete.")
     return "".join(said), end
@@ -181,43 +97,32 @@ class Reply:
     """One message: what its body and its events have in common."""
 
     request_id: str
+    own_stops: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(12)}")
 
     @property
     def headers(self) -> dict[str, str]:
         return {} if ENVELOPE.id_header is None else {ENVELOPE.id_header: self.request_id}
 
-    def whole(self, text: str, end: End) -> dict[str, Any]:
-        """A whole message. It always has one block: clients read the first one without looking."""
-        content, answer = [{"type": "text", "text": text}], end.answer
-        message = self._message(answer.model_id, content, _ending(end), _usage(answer))
+    def whole(self, text: str, end: Ended) -> dict[str, Any]:
+        """A whole message. There is always one block: clients read the first one without looking."""
+        calls = [_use(call) for call in end.answer.tool_calls]
+        said = [{"type": "text", "text": text}] if text or not calls else []
+        answer = end.answer
+        message = self.message(answer.model_id, [*said, *calls], self.ending(end), _usage(answer))
         return message | origin_body(answer.origin)
 
-    def opening(self, model_id: str) -> bytes:
-        """The first events of a stream."""
-        nothing_yet: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
-        message = self._message(model_id, [], nothing_yet, {"input_tokens": 0, "output_tokens": 0})
-        block = {"type": "text", "text": ""}
-        return _event("message_start", message=message) + _event(
-            "content_block_start", index=0, content_block=block
-        )
+    def ending(self, end: Ended) -> dict[str, str | None]:
+        """Why it ended."""
+        if end.stop in self.own_stops:
+            return {"stop_reason": "stop_sequence", "stop_sequence": end.stop}
+        at_limit: StopReason = "max_tokens" if end.at_limit else "end_turn"
+        return {"stop_reason": "tool_use" if end.calls_tools else at_limit, "stop_sequence": None}
 
-    def event(self, piece: Piece) -> bytes:
-        """The events that ``piece`` becomes."""
-        if isinstance(piece, Waiting):
-            return waiting_comment(piece) + PING
-        if isinstance(piece, str):
-            return _event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
-        return (
-            _event("content_block_stop", index=0)
-            + _event("message_delta", delta=_ending(piece), usage=_usage(piece.answer), **_how(piece))
-            + _event("message_stop")
-        )
-
-    def _message(
+    def message(
         self,
         model_id: str,
-        content: list[dict[str, str]],
+        content: list[dict[str, Any]],
         ending: dict[str, str | None],
         usage: dict[str, int],
     ) -> dict[str, Any]:
@@ -232,36 +137,108 @@ class Reply:
         }
 
 
-async def _events(request: Request, reply: Reply, reading: Reading) -> AsyncGenerator[bytes]:
+class Stream:
+    """The pieces of a message as events, with their blocks opened and closed.
+
+    ``speaks_first`` opens a block of text at once: without tools there is nothing else.
+    """
+
+    def __init__(self, reply: Reply, *, speaks_first: bool) -> None:
+        self.reply = reply
+        self._speaks_first = speaks_first
+        self._blocks = 0
+        self._open: Literal["text", "tool_use"] | None = None
+
+    def opening(self, model_id: str) -> bytes:
+        """The first events of a stream."""
+        nothing_yet: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
+        message = self.reply.message(model_id, [], nothing_yet, {"input_tokens": 0, "output_tokens": 0})
+        return _event("message_start", message=message) + (self._text_block() if self._speaks_first else b"")
+
+    def event(self, piece: Piece) -> bytes:
+        """The events that ``piece`` becomes."""
+        if isinstance(piece, Waiting):
+            return waiting_comment(piece) + PING
+        if isinstance(piece, Ended):
+            return self._end(piece)
+        if piece.call is not None:
+            return self._call(piece.call)
+        delta = {"type": "text_delta", "text": piece.text}
+        return self._text_block() + self._delta(delta) if piece.text else b""
+
+    def _end(self, end: Ended) -> bytes:
+        answer, ending = end.answer, self.reply.ending(end)
+        how = {**origin_body(answer.origin), "receipt": receipt_body(answer.receipt)}
+        nothing_said = self._text_block() if not self._blocks else b""
+        return (
+            nothing_said
+            + self._closed()
+            + _event("message_delta", delta=ending, usage=_usage(answer), **how)
+            + _event("message_stop")
+        )
+
+    def _call(self, call: ToolCallDelta) -> bytes:
+        begun = b""
+        if call.id is not None:
+            use: dict[str, Any] = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+            begun = self._begin("tool_use", use)
+        return begun + self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+
+    def _text_block(self) -> bytes:
+        return b"" if self._open == "text" else self._begin("text", {"type": "text", "text": ""})
+
+    def _begin(self, kind: Literal["text", "tool_use"], block: dict[str, Any]) -> bytes:
+        closed = self._closed()
+        self._open = kind
+        self._blocks += 1
+        return closed + _event("content_block_start", index=self._blocks - 1, content_block=block)
+
+    def _delta(self, delta: dict[str, str]) -> bytes:
+        return _event("content_block_delta", index=self._blocks - 1, delta=delta)
+
+    def _closed(self) -> bytes:
+        if self._open is None:
+            return b""
+        self._open = None
+        return _event("content_block_stop", index=self._blocks - 1)
+
+
+async def _events(request: Request, stream: Stream, reading: Reading) -> AsyncGenerator[bytes]:
     """The body of a stream. A failure before its first event is raised; a later one is its last."""
     begun = opened = False
     try:
         async with aclosing(reading.pieces()) as pieces:
             async for piece in pieces:
+                who = reading.who
                 # The opening names the model: where another may answer yet, there are only comments before.
-                if not isinstance(piece, Waiting) or not reading.who.fallback:
-                    opening = b"" if opened else reply.opening(reading.who.spec.id)
-                    opened = True
-                    events = opening + reply.event(piece)
-                else:
+                if isinstance(piece, Waiting) and (who is None or who.fallback):
                     events = waiting_comment(piece)
-                if isinstance(piece, End):
+                else:
+                    opening = b"" if opened or who is None else stream.opening(who.spec.id)
+                    opened = True
+                    events = opening + stream.event(piece)
+                if isinstance(piece, Ended):
                     note_answer(request, piece.answer)
                 begun = True
                 yield events
     except GatewayError as error:
         if not begun:
             raise
-        yield encode_event("error", to_json(error_body(error, reply.request_id)))
+        yield encode_event("error", to_json(error_body(error, stream.reply.request_id)))
 
 
-def _how(end: End) -> dict[str, Any]:
-    """How the request went, in our own fields."""
-    return {**origin_body(end.answer.origin), "receipt": receipt_body(end.answer.receipt)}
-
-
-def _ending(end: End) -> dict[str, str | None]:
-    return {"stop_reason": end.reason, "stop_sequence": end.stop_sequence}
+def _use(call: ToolCall) -> dict[str, Any]:
+    """A call as a block. Of one that was cut off there is what was written so far."""
+    try:
+        written = from_json(call.arguments, allow_partial=True)
+    except ValueError:
+        written = {}
+    return {
+        "type": "tool_use",
+        "id": call.id,
+        "name": call.name,
+        "input": written if isinstance(written, dict) else {},
+    }
 
 
 def _usage(answer: Answer) -> dict[str, int]:

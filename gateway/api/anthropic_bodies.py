@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import groupby
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gateway.api.anthropic_tools import Text, ToolBody, ToolChoice, Turn, choice_of, tools_of, turns_of
 from gateway.api.bodies import NonEmptyName
 from gateway.api.context import Envelope
+from gateway.api.tool_bodies import MAX_TOOLS, conversation, messages
 from gateway.errors import GatewayError, InvalidRequest, NotSupported
 from gateway.generation import GenerationRequest
 from gateway.parameters import I32_MAX, MAX_STOP_SEQUENCES, U32_MAX, StopSequence
-from gateway.schemas import Message, Role
 
 MAX_MESSAGES: Final = 1000
 MAX_OWN_STOPS: Final = 64
@@ -37,9 +37,7 @@ IGNORED: Final = frozenset(
 """Fields about billing and caching: the answer is the same without them."""
 
 REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
-    "tools": (([],), "models are not offered tools"),
-    "tool_choice": (({"type": "none"},), "models are not offered tools"),
-    "mcp_servers": (([],), "models are not offered tools"),
+    "mcp_servers": (([],), "tools are run by the client"),
     "thinking": (({"type": "disabled"},), "models here do not think apart from what they say"),
     "output_config": (({},), "answers are free text"),
     "output_format": ((), "answers are free text"),
@@ -47,37 +45,6 @@ REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "context_management": (({},), "conversations go to the model as they are"),
 }
 """Fields that would change the answer: the values that change nothing, and why others are not honoured."""
-
-
-def _text(content: object) -> object:
-    """Text blocks as one text, a line each; a string as it is. Raises ValueError for other blocks."""
-    if not isinstance(content, list):
-        return content
-    return "\n".join(_text_of(index, block) for index, block in enumerate(content))
-
-
-def _text_of(index: int, block: object) -> str:
-    kind = block.get("type") if isinstance(block, dict) else None
-    if isinstance(block, dict) and kind == "text" and isinstance(block.get("text"), str):
-        return str(block["text"])
-    if isinstance(kind, str) and kind != "text":
-        raise ValueError(f"block {index} is of type `{kind[:40]}`, and only text is supported")
-    raise ValueError(f'block {index} must be like {{"type": "text", "text": "…"}}')
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-_TEXT_SCHEMA: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]
-}
-
-
-class Turn(BaseModel):
-    """One turn. Turns in a row that have the same role count as one."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    role: Role = Field(description="user or assistant; system is accepted too")
-    content: Text = Field(description="text, or a list of text blocks", json_schema_extra=_TEXT_SCHEMA)
 
 
 class CountBody(BaseModel):
@@ -92,9 +59,11 @@ class CountBody(BaseModel):
         strict=False,
         description="the conversation; a last turn of the assistant is continued",
     )
-    system: Text | None = Field(
-        None, description="system prompt: text, or a list of text blocks", json_schema_extra=_TEXT_SCHEMA
+    system: Text | None = Field(None, description="system prompt: text, or a list of text blocks")
+    tools: tuple[ToolBody, ...] = Field(
+        (), max_length=MAX_TOOLS, strict=False, description="tools that the model may call"
     )
+    tool_choice: ToolChoice | None = Field(None, description="which of them have to be called")
 
     metadata: Any = Field(None, description="its user_id is a key for split aliases")
 
@@ -126,28 +95,23 @@ class MessagesBody(CountBody):
 
 def request_of(body: CountBody, started: float) -> GenerationRequest:
     """What the body asks of our own line. ``started`` is when the request came, on the monotonic clock."""
-    messages = _conversation(body)
+    turns = turns_of(body.system, body.messages)
+    mode, only, parallel = choice_of(body.tool_choice, offered=bool(body.tools))
+    with_tools = conversation(turns, tools_of(body.tools), mode, only=only, parallel=parallel)
     asked = GenerationRequest(
         model=body.model,
         inputs=None,
-        messages=messages,
+        messages=None if with_tools else messages(turns),
         parameters={},
         started=started,
-        continue_final_message=messages[-1].role == "assistant",
+        continue_final_message=turns[-1].role == "assistant",
+        conversation=with_tools,
     )
     if not isinstance(body, MessagesBody):
         return asked
     # An engine sees a stop string only at the end of a token, and can run past one inside.
     reads_tokens = body.stream or bool(body.stop_sequences)
     return replace(asked, parameters=_parameters(body), stream=reads_tokens, without=_without(body))
-
-
-def _conversation(body: CountBody) -> tuple[Message, ...]:
-    turns = [(turn.role, turn.content) for turn in body.messages]
-    if body.system is not None:
-        turns.insert(0, ("system", body.system))
-    rows = groupby(turns, key=lambda turn: turn[0])
-    return tuple(Message(role, "\n".join(content for _, content in row)) for role, row in rows)
 
 
 def _parameters(body: MessagesBody) -> dict[str, Any]:

@@ -160,12 +160,12 @@ async def render_prompt(request: Request, body: RenderBody) -> Response:
     services = services_of(request)
     who = services.generations.routing.peek(_wanted(request, body))
     prepared = services.generations.prepare(replace(_asked(request, body), who=who))
-    count = await services.generations.count_tokens(prepared.spec, prepared.prompt.text)
+    count = await services.generations.count_tokens(prepared.spec, prepared.prompt)
     return json_response(
         {
             "model_id": prepared.spec.id,
             "prompt": prepared.prompt.text,
-            "stop": list(prepared.prompt.stop),
+            "stop": list(prepared.stop),
             "token_count": count,
         }
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any, Final
 
 from fastapi import Request, Response
 from pydantic_core import to_json
 
 from gateway.answers import Waiting
 from gateway.api.asking import asked_of, note, who_answers
+from gateway.api.bodies import cut_name
 from gateway.api.context import json_response, request_id_of
+from gateway.api.names import model_asked
 from gateway.api.openai_answers import (
     CHAT,
     TEXT,
@@ -28,7 +31,6 @@ from gateway.api.openai_bodies import (
     SamplingBody,
     chat_requests,
     completion_requests,
-    model_asked,
 )
 from gateway.api.openai_choices import Choice, End, Piece, side_by_side
 from gateway.api.receipts import origin_headers, receipt_headers
@@ -67,6 +69,13 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     return await _answer(request, body, _reply(TEXT, request, body, who), _by(who, asked))
 
 
+AT_A_MODEL: Final[Mapping[str, Callable[..., Any]]] = {
+    "/v1/chat/completions": chat_completions,
+    "/v1/completions": completions,
+}
+"""What is also served at a model's own address, ``/models/{id}``."""
+
+
 async def not_offered(request: Request) -> Response:
     """Other parts of OpenAI's API."""
     raise NotOffered(
@@ -76,7 +85,10 @@ async def not_offered(request: Request) -> Response:
 
 
 def _who(request: Request, body: SamplingBody) -> Who:
+    """Who answers: the model that the path names; otherwise the one that the body does, or the default one."""
     name = model_asked(body.model, services_of(request).registry.names())
+    if (in_path := request.path_params.get("model_id")) is not None:
+        name = cut_name(in_path.strip("/"))
     return who_answers(request, asked_of(request, name, metadata=body.metadata, user=body.user))
 
 
@@ -107,8 +119,7 @@ async def _answer(
 
 def _opening_headers(choices: Sequence[Choice], reply: Reply) -> dict[str, str]:
     """Who answers, as far as is known when the first choice has begun."""
-    begun = [choice.generation.who for choice in choices if choice.generation is not None]
-    who = begun[0] if begun else Who(reply.spec)
+    who = next((choice.who for choice in choices if choice.who is not None), Who(reply.spec))
     return origin_headers(who.spec.id, who.origin)
 
 

@@ -13,11 +13,12 @@ from pydantic_core import to_json
 
 from gateway import __version__
 from gateway.answers import Answer, Waiting
-from gateway.api.openai_choices import Delta, End, FinishReason, Piece, Placed
+from gateway.api.openai_choices import Delta, End, FinishReason, Piece
+from gateway.api.reading import Placed
 from gateway.api.receipts import origin_body, receipt_body, waiting_comment
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
-from gateway.schemas import Token
+from gateway.schemas import Token, ToolCall, ToolCallDelta
 from gateway.wire.sse import encode_data
 
 DONE = encode_data(b"[DONE]")
@@ -47,16 +48,16 @@ class Form(ABC):
     part: str
 
     @abstractmethod
-    def said(self, text: str) -> dict[str, Any]:
-        """The text of a whole answer's choice."""
+    def said(self, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        """What a whole answer's choice says."""
 
     @abstractmethod
     def opening(self) -> dict[str, Any] | None:
         """What the first chunk of a choice says before any text."""
 
     @abstractmethod
-    def more(self, text: str | None) -> dict[str, Any]:
-        """The text of a chunk; None where a choice ends."""
+    def more(self, text: str | None, call: ToolCallDelta | None = None) -> dict[str, Any]:
+        """What a chunk says; None where a choice ends."""
 
     @abstractmethod
     def logprobs(self, tokens: Sequence[Placed], top: int) -> dict[str, Any]: ...
@@ -72,13 +73,18 @@ class ChatForm(Form):
     whole = "chat.completion"
     part = "chat.completion.chunk"
 
-    def said(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}}
+    def said(self, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        if not calls:
+            return {"message": {"role": "assistant", "content": text}}
+        rows = [_call(call) for call in calls]
+        return {"message": {"role": "assistant", "content": text or None, "tool_calls": rows}}
 
     def opening(self) -> dict[str, Any] | None:
         return {"delta": {"role": "assistant", "content": ""}}
 
-    def more(self, text: str | None) -> dict[str, Any]:
+    def more(self, text: str | None, call: ToolCallDelta | None = None) -> dict[str, Any]:
+        if call is not None:
+            return {"delta": {"tool_calls": [_call_delta(call)]}}
         return {"delta": {} if text is None else {"content": text}}
 
     def logprobs(self, tokens: Sequence[Placed], top: int) -> dict[str, Any]:
@@ -101,13 +107,13 @@ class TextForm(Form):
     id_prefix = "cmpl-"
     whole = part = "text_completion"
 
-    def said(self, text: str) -> dict[str, Any]:
+    def said(self, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
         return {"text": text}
 
     def opening(self) -> dict[str, Any] | None:
         return None
 
-    def more(self, text: str | None) -> dict[str, Any]:
+    def more(self, text: str | None, call: ToolCallDelta | None = None) -> dict[str, Any]:
         return {"text": text or ""}
 
     def logprobs(self, tokens: Sequence[Placed], top: int) -> dict[str, Any]:
@@ -121,6 +127,19 @@ class TextForm(Form):
 
     def error(self, error: GatewayError, request_id: str) -> Mapping[str, Any]:
         return error_body(error, request_id, "prompt")
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+    """The first piece of a call has everything, the others only more of the arguments."""
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
 def _logprob(token: Token) -> dict[str, Any]:
@@ -150,7 +169,12 @@ class Reply:
         ends = [end for _, end in complete]
         model_id = slowest(ends).model_id
         rows = [
-            self._choice(end.index, self.form.said("".join(one.texts)), one.tokens, end.finish_reason)
+            self._choice(
+                end.index,
+                self.form.said("".join(one.texts), end.answer.tool_calls),
+                one.tokens,
+                end.finish_reason,
+            )
             # One that another model answered says so itself.
             | ({} if end.answer.model_id == model_id else {"model": end.answer.model_id})
             for one, end in complete
@@ -172,7 +196,7 @@ class Reply:
         return [] if said is None else [{"index": index, **said, "logprobs": None, "finish_reason": None}]
 
     def delta(self, delta: Delta) -> list[dict[str, Any]]:
-        return [self._choice(delta.index, self.form.more(delta.text), delta.tokens, None)]
+        return [self._choice(delta.index, self.form.more(delta.text, delta.call), delta.tokens, None)]
 
     def closing(self, end: End) -> list[dict[str, Any]]:
         more = self.form.more(None)

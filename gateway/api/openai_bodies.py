@@ -10,31 +10,34 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from gateway.api.bodies import Name
+from gateway.api.openai_tools import (
+    FUNCTIONS_HINT,
+    CalledTool,
+    OpenAiBody,
+    ToolBody,
+    calls_of,
+    choice_of,
+    tools_of,
+)
+from gateway.api.tool_bodies import MAX_TOOLS, conversation, messages
 from gateway.config import ModelSpec
 from gateway.errors import InvalidRequest, NotSupported
 from gateway.generation import GenerationRequest
 from gateway.parameters import MAX_STOP_SEQUENCES, MAX_TOP_N_TOKENS, U32_MAX, U64_MAX, Grammar, StopSequence
 from gateway.scenarios import RAW, ScenarioBook, messages_for
-from gateway.schemas import Message, Role
+from gateway.schemas import ChatTurn, TurnRole
 
 MAX_MESSAGES = 1000
 MAX_CHOICES = 16
-ROLES: Mapping[str, Role] = {
+ROLES: Mapping[str, TurnRole] = {
     "system": "system",
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "tool": "tool",
 }
 
 
@@ -54,28 +57,16 @@ def _listed(value: Any) -> Any:
 
 
 _LEAVE_OUT = "Leave it out."
-_NO_TOOLS = "models are not offered tools"
-_TOOLS_HINT = "Describe the tools in a message, and ask for JSON with response_format."
+_NO_FUNCTIONS = "tools have taken its place"
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, body: Any) -> Any:
-        if isinstance(body, dict):
-            return {name: value for name, value in body.items() if value is not None}
-        return body
-
-
-class StreamOptions(_Body):
+class StreamOptions(OpenAiBody):
     """What a stream says besides text."""
 
     include_usage: bool = Field(False, description="one more chunk at the end, with token counts")
 
 
-class SamplingBody(_Body):
+class SamplingBody(OpenAiBody):
     """What chat and text completions have in common. store is ignored."""
 
     model: Name | None = Field(None, description="model or alias; left out, tgi or dummy: the default one")
@@ -107,13 +98,13 @@ class SamplingBody(_Body):
     )
 
 
-class JsonSchema(_Body):
+class JsonSchema(OpenAiBody):
     """The schema of a ``response_format``."""
 
     schema_: dict[str, Any] | None = Field(None, alias="schema", description="a JSON schema")
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(OpenAiBody):
     """The form of the answer."""
 
     type: str = Field(description="text, json_schema, or json_object with a schema")
@@ -121,13 +112,14 @@ class ResponseFormat(_Body):
     schema_: dict[str, Any] | None = Field(None, alias="schema", description="for json_object")
 
 
-class ChatMessage(_Body):
+class ChatMessage(OpenAiBody):
     """One turn. A name is ignored."""
 
-    role: str = Field(description="system, developer, user or assistant")
-    content: Any = Field(None, description="text, or a list of text parts")
-    tool_calls: Annotated[Any, _only([], why=_NO_TOOLS, hint=_TOOLS_HINT)] = None
-    function_call: Annotated[Any, _only(why=_NO_TOOLS, hint=_TOOLS_HINT)] = None
+    role: str = Field(description="system, developer, user, assistant or tool")
+    content: Any = Field(None, description="text, or a list of text parts; null beside tool_calls")
+    tool_calls: tuple[CalledTool, ...] = Field((), strict=False, description="what the assistant called")
+    tool_call_id: str | None = Field(None, description="for role tool: the call that this is the result of")
+    function_call: Annotated[Any, _only(why=_NO_FUNCTIONS, hint=FUNCTIONS_HINT)] = None
 
 
 class ChatBody(SamplingBody):
@@ -140,14 +132,17 @@ class ChatBody(SamplingBody):
     top_logprobs: int = Field(
         0, ge=0, le=MAX_TOP_N_TOKENS, description="with logprobs: this many likeliest tokens at each place"
     )
-    tools: Annotated[Any, _only([], why=_NO_TOOLS, hint=_TOOLS_HINT)] = Field(None, description="empty only")
-    tool_choice: Annotated[Any, _only("none", "auto", why=_NO_TOOLS, hint=_TOOLS_HINT)] = Field(
-        None, description="none or auto only"
+    tools: tuple[ToolBody, ...] = Field(
+        (), max_length=MAX_TOOLS, strict=False, description="functions that the model may call"
     )
-    functions: Annotated[Any, _only([], why=_NO_TOOLS, hint=_TOOLS_HINT)] = Field(
+    tool_choice: Any = Field(
+        None, description="none, auto (with tools the default), required, or one function by its name"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
+    functions: Annotated[Any, _only([], why=_NO_FUNCTIONS, hint=FUNCTIONS_HINT)] = Field(
         None, description="empty only"
     )
-    function_call: Annotated[Any, _only("none", "auto", why=_NO_TOOLS, hint=_TOOLS_HINT)] = Field(
+    function_call: Annotated[Any, _only("none", "auto", why=_NO_FUNCTIONS, hint=FUNCTIONS_HINT)] = Field(
         None, description="none or auto only"
     )
     modalities: Annotated[Any, _only(["text"], why="answers are text", hint=_LEAVE_OUT)] = Field(
@@ -197,19 +192,16 @@ class CompletionBody(SamplingBody):
         return self.logprobs
 
 
-def model_asked(name: str | None, names: Mapping[str, str]) -> str | None:
-    """The model a client means; None for the default one. ``tgi`` and ``dummy`` are what clients send that
-    know only one model."""
-    return None if not name or (name in ("tgi", "dummy") and name not in names) else name
-
-
 def chat_requests(
     body: ChatBody, spec: ModelSpec, scenarios: ScenarioBook, started: float
 ) -> list[GenerationRequest]:
     """One request per choice. Raises InvalidRequest."""
-    messages = _messages(body.messages)
+    turns = _turns(body.messages)
     if body.scenario is not None:
-        messages = _in_scenario(messages, body.scenario, scenarios)
+        turns = _in_scenario(turns, body.scenario, scenarios)
+    mode, only = choice_of(body.tool_choice, offered=bool(body.tools))
+    tools, parallel = tools_of(body.tools), body.parallel_tool_calls
+    with_tools = conversation(turns, tools, mode, only=only, parallel=parallel)
     parameters = _parameters(body, body.max_completion_tokens or body.max_tokens)
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest(
@@ -223,13 +215,15 @@ def chat_requests(
     asked = GenerationRequest(
         model=spec.id,
         inputs=None,
-        messages=messages,
+        messages=None if with_tools else messages(turns),
         parameters=parameters,
         started=started,
         scenario=body.scenario,
-        continue_final_message=messages[-1].role == "assistant",
+        continue_final_message=turns[-1].role == "assistant",
         stream=_reads_tokens(body) or body.logprobs,
         without=_without(body),
+        conversation=with_tools,
+        logprobs=body.logprobs,
     )
     return _choices(asked, body)
 
@@ -257,6 +251,7 @@ def completion_requests(body: CompletionBody, spec: ModelSpec, started: float) -
         scenario=body.scenario or RAW,
         stream=_reads_tokens(body) or body.logprobs is not None,
         without=_without(body),
+        logprobs=body.logprobs is not None,
     )
     return [one for prompt in body.prompt for one in _choices(replace(asked, inputs=prompt), body)]
 
@@ -295,16 +290,28 @@ def _parameters(body: SamplingBody, max_tokens: int | None) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _messages(turns: tuple[ChatMessage, ...]) -> tuple[Message, ...]:
-    return tuple(
-        Message(_role(turn.role, f"messages.{index}.role"), _text(turn.content, f"messages.{index}.content"))
-        for index, turn in enumerate(turns)
-    )
+def _turns(bodies: tuple[ChatMessage, ...]) -> list[ChatTurn]:
+    return [_turn(body, f"messages.{index}") for index, body in enumerate(bodies)]
 
 
-def _role(name: str, where: str) -> Role:
-    if name in ("tool", "function"):
-        raise NotSupported(f"{where} {name!r} is not supported: {_NO_TOOLS}.", field=where, hint=_TOOLS_HINT)
+def _turn(body: ChatMessage, where: str) -> ChatTurn:
+    role = _role(body.role, f"{where}.role")
+    calls = calls_of(body.tool_calls)
+    if calls and role != "assistant":
+        raise InvalidRequest(f"{where} has tool calls, which only the assistant makes.", field=where)
+    if role == "tool" and not body.tool_call_id:
+        field = f"{where}.tool_call_id"
+        raise InvalidRequest(f"{field} is required: which call is this the result of?", field=field)
+    # Beside tool calls there may be nothing that was said.
+    content = "" if calls and body.content is None else _text(body.content, f"{where}.content")
+    return ChatTurn(role, content, calls, body.tool_call_id if role == "tool" else None)
+
+
+def _role(name: str, where: str) -> TurnRole:
+    if name == "function":
+        raise NotSupported(
+            f"{where} 'function' is not supported: {_NO_FUNCTIONS}.", field=where, hint=FUNCTIONS_HINT
+        )
     if name not in ROLES:
         raise InvalidRequest(f"{where} must be one of {', '.join(ROLES)}, not {name!r}.", field=where)
     return ROLES[name]
@@ -331,21 +338,23 @@ def _part(part: Any, where: str) -> str:
     raise InvalidRequest(f'{where} must be a part like {{"type": "text", "text": "…"}}.', field=where)
 
 
-def _in_scenario(messages: tuple[Message, ...], name: str, book: ScenarioBook) -> tuple[Message, ...]:
+def _in_scenario(turns: list[ChatTurn], name: str, book: ScenarioBook) -> list[ChatTurn]:
     """The scenario around the last user message. A system message of the client's own stands."""
     scenario = book.get(name)
     if scenario.is_raw:
         raise InvalidRequest(
             "The raw scenario has no conversation.", field="scenario", hint="Use /v1/completions for it."
         )
-    last = max((index for index, one in enumerate(messages) if one.role == "user"), default=None)
+    last = max((index for index, one in enumerate(turns) if one.role == "user"), default=None)
     if last is None:
         raise InvalidRequest(
             "A scenario is applied to the last user message, and there is none.", field="scenario"
         )
-    *system, wrapped = messages_for(scenario, messages[last].content)
-    own = any(one.role == "system" for one in messages)
-    return (*(() if own else system), *messages[:last], wrapped, *messages[last + 1 :])
+    *system, wrapped = (
+        ChatTurn(one.role, one.content) for one in messages_for(scenario, turns[last].content)
+    )
+    own = any(one.role == "system" for one in turns)
+    return [*(() if own else system), *turns[:last], wrapped, *turns[last + 1 :]]
 
 
 def _grammar(asked: ResponseFormat) -> Grammar | None:

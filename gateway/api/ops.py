@@ -66,6 +66,12 @@ async def models(request: Request) -> Response:
     return json_response({"object": "list", "data": rows, "aliases": meanings})
 
 
+async def models_at(request: Request) -> Response:
+    """The list for a client that was given a model's own address: that model alone."""
+    services = services_of(request)
+    return json_response({"object": "list", "data": [_model(services, _spec(request))]})
+
+
 async def model(request: Request) -> Response:
     """One model, by id or alias; or a split alias."""
     services, name = services_of(request), _name(request)
@@ -167,6 +173,7 @@ def _model(services: Services, spec: ModelSpec) -> dict[str, Any]:
         "last_load_s": None if view.last_start_s is None else round(view.last_start_s, 3),
         "memory_bytes": view.footprint_bytes if spec.managed else None,
         "limits": spec.limits.model_dump(),
+        "capabilities": services.generations.capabilities(spec),
     }
     if not spec.managed:
         row["replicas"] = [_replica(replica) for replica in entry.replicas.all]

@@ -20,6 +20,7 @@ from gateway.answers import Answer, Waiting
 from gateway.api.asking import asked_of, note_answer, who_answers
 from gateway.api.bodies import cut_name
 from gateway.api.context import json_response
+from gateway.api.names import model_asked
 from gateway.api.receipts import origin_headers, receipt_headers, waiting_comment
 from gateway.api.services import Services, services_of
 from gateway.api.streams import EventStream, stream_limit_s, until_left
@@ -35,8 +36,6 @@ from gateway.wire.tgi import data_event, stream_event, token_body
 from gateway.wire.tgi import error_body as wire_error
 
 MODEL_HEADER: Final = "x-gateway-model"
-DEFAULT_NAMES: Final = frozenset({"tgi", "dummy"})
-"""What clients of TGI send as a model when they know none."""
 VERSION: Final = "3.3.6-dev0"
 """What the last TGI releases say of themselves, for clients that look whether a feature is there."""
 METHODS: Final[Mapping[str, str]] = {
@@ -135,7 +134,7 @@ def _name(request: Request, named: str | None = None) -> str | None:
         return name
     if in_path is not None:
         _check_path(request, name)
-    return None if name in DEFAULT_NAMES else name or None
+    return model_asked(name, services_of(request).registry.names())
 
 
 def _check_path(request: Request, name: str) -> None:

@@ -47,6 +47,15 @@ class TemplateMissing(EngineError):
     prefix = "Template error: "
 
 
+class ToolRefused(EngineError):
+    """Tools and the choice among them do not fit together."""
+
+    status = 422
+    error_type = "tool_error"
+    metric = "validation"
+    prefix = "Tool error: "
+
+
 class GenerationFailed(EngineError):
     """The engine failed before or during a generation."""
 
@@ -72,13 +81,17 @@ class PromptToken:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One generation that passed every check. ``seed`` is None when greedy, else set."""
+    """One generation that passed every check. ``seed`` is None when greedy, else set.
+
+    ``schema`` is what the text has to follow for the engine's own purposes, beside any grammar.
+    """
 
     inputs: str
     tokens: tuple[PromptToken, ...]
     max_new_tokens: int
     seed: int | None
     parameters: GenerateParameters
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

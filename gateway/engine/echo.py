@@ -3,12 +3,13 @@
 The text is a function of prompt, ``max_new_tokens``, seed and stop strings alone, so that any layer above
 can check it. With ``max_new_tokens`` it says the words over and over and ends with ``length``; without, it
 says them once and ends with ``eos_token``. Markers such as ``<|im_start|>`` count as prompt tokens and are
-never repeated.
+never repeated. Where the text has to follow a JSON schema, it is one line of JSON made of that schema alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -18,7 +19,8 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gateway.engine.backend import Job, LoadFailed, PromptToken, Step, TemplateMissing
+from gateway.engine.backend import Job, LoadFailed, PromptToken, Step
+from gateway.engine.instances import instance_of
 from gateway.wire.tgi import FinishReason, GenerateParameters, token_body
 
 Failure = Literal["none", "load", "mid-stream", "hang", "ignore-sigterm"]
@@ -86,7 +88,8 @@ class EchoBackend:
         ]
 
     async def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        raise TemplateMissing("template not found")
+        """Each turn between markers: the words are what people and tools said."""
+        return "".join(f"<|{turn['role']}|>{turn['content']}<|end|>" for turn in messages)
 
     def refusal(self, parameters: GenerateParameters) -> str | None:
         if parameters.grammar is not None:
@@ -126,9 +129,10 @@ def token_id(text: str) -> int:
 
 def speak(job: Job) -> Iterator[Step]:
     """Every step of the answer to ``job``, without any pace."""
-    words = [token.text for token in job.tokens if not re.fullmatch(_MARKER, token.text)]
-    offset = 0 if job.seed is None or not words else job.seed % len(words)
-    once = job.parameters.max_new_tokens is None
+    words = _words(job)
+    fixed = job.schema is not None
+    offset = 0 if job.seed is None or not words or fixed else job.seed % len(words)
+    once = fixed or job.parameters.max_new_tokens is None
     said = ""
     for index in range(1, job.max_new_tokens + 1):
         text = _word(words, offset, index) if words and not (once and index > len(words)) else None
@@ -137,6 +141,12 @@ def speak(job: Job) -> Iterator[Step]:
         yield _step(index, text, finish, job.parameters.top_n_tokens)
         if finish is not None:
             return
+
+
+def _words(job: Job) -> Sequence[str]:
+    if job.schema is None:
+        return [token.text for token in job.tokens if not re.fullmatch(_MARKER, token.text)]
+    return _PIECE.findall(json.dumps(instance_of(job.schema), ensure_ascii=False))
 
 
 def _word(words: Sequence[str], offset: int, index: int) -> str:

@@ -16,7 +16,15 @@ from typing import Any
 import httpx
 
 from gateway.engine import grammars, weights
-from gateway.engine.backend import GenerationFailed, Job, LoadFailed, PromptToken, Refused, Step
+from gateway.engine.backend import (
+    GenerationFailed,
+    Job,
+    LoadFailed,
+    PromptToken,
+    Refused,
+    Step,
+    TemplateMissing,
+)
 from gateway.engine.llama_process import LlamaProcess
 from gateway.engine.llama_steps import StepReader, completion_body, prompt_tokens
 from gateway.wire.tgi import GenerateParameters
@@ -82,7 +90,10 @@ class LlamaBackend:
         return prompt_tokens(text, answer["tokens"])
 
     async def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        answer = await self._ask("/apply-template", {"messages": list(messages)})
+        try:
+            answer = await self._ask("/apply-template", {"messages": list(messages)})
+        except Refused as error:
+            raise TemplateMissing(str(error)) from error
         return str(answer["prompt"])
 
     def refusal(self, parameters: GenerateParameters) -> str | None:
@@ -96,7 +107,8 @@ class LlamaBackend:
     async def generate(self, job: Job) -> AsyncGenerator[Step]:
         body = completion_body(job, self._settings.context_per_slot)
         reader = StepReader(job)
-        source = self._completion(body) if job.parameters.grammar is None else self._with_grammar(body)
+        constrained = job.parameters.grammar is not None or job.schema is not None
+        source = self._with_grammar(body) if constrained else self._completion(body)
         async with aclosing(source) as chunks:
             async for chunk in chunks:
                 for step in reader.feed(chunk):

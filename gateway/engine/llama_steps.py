@@ -15,6 +15,9 @@ _REASONS: dict[str, FinishReason] = {"eos": "eos_token", "word": "stop_sequence"
 # TGI's order: penalties, temperature, then the three cuts.
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "typ_p"]
 
+# A small model may write white space without an end wherever it is allowed.
+_ON_ONE_LINE = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
+
 
 def completion_body(job: Job, context_tokens: int) -> dict[str, Any]:
     """The body for ``/completion``. Every default is written out: llama.cpp's are not TGI's."""
@@ -34,7 +37,9 @@ def completion_body(job: Job, context_tokens: int) -> dict[str, Any]:
         "cache_prompt": True,
         **_sampling(job),
     }
-    if p.grammar is not None:
+    if job.schema is not None:
+        body["json_schema"] = {**job.schema, **_ON_ONE_LINE}
+    elif p.grammar is not None:
         body.update(grammars.for_llama(p.grammar))
     return body
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import secrets
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from gateway.engine.backend import Backend, Job, Refused
 from gateway.wire.tgi import (
     GenerateRequest,
     Limits,
-    Str,
     length_violation,
     tokens_to_generate,
     violation,
@@ -28,19 +27,6 @@ class Unparsable(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-
-class ChatMessage(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    role: Str
-    content: Str
-
-
-class ChatRequest(BaseModel):
-    """What ``/chat_tokenize`` needs of a chat request."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    messages: list[ChatMessage] = Field(min_length=1)
 
 
 async def parse(request: Request, body_type: type[_Body]) -> _Body:

@@ -14,7 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gateway.engine.backend import EngineError, PromptToken, Refused
-from gateway.engine.requests import ChatRequest, Unparsable, parse
+from gateway.engine.chat import ChatRequest
+from gateway.engine.chat_server import ChatApi
+from gateway.engine.requests import Unparsable, parse
 from gateway.engine.service import Service, Timing, Transcript, token_of
 from gateway.engine.streams import ClientGone, EventStream, unless_gone
 from gateway.wire.tgi import GenerateRequest, compact_json, data_event, error_body, stream_event
@@ -31,6 +33,10 @@ class Api:
     service: Service
     model_id: str
     keep_alive_s: float
+
+    @property
+    def chat(self) -> ChatApi:
+        return ChatApi(self.service, self.model_id, VERSION, self.keep_alive_s)
 
     async def generate(self, request: Request) -> Response:
         body = await parse(request, GenerateRequest)
@@ -88,8 +94,7 @@ class Api:
         return _json(_token_list(await self.service.backend.encode(body.inputs)))
 
     async def chat_tokenize(self, request: Request) -> Response:
-        body = await parse(request, ChatRequest)
-        text = await self.service.backend.render_chat([message.model_dump() for message in body.messages])
+        text = (await self.chat.plan(await parse(request, ChatRequest))).prompt
         tokens = await self.service.backend.encode(text)
         return _json({"tokenize_response": _token_list(tokens), "templated_text": text})
 
@@ -214,6 +219,7 @@ def create_app(api: Api) -> Starlette:
             Route("/generate_stream", api.generate_stream, methods=["POST"]),
             Route("/tokenize", api.tokenize, methods=["POST"]),
             Route("/chat_tokenize", api.chat_tokenize, methods=["POST"]),
+            Route("/v1/chat/completions", api.chat.completions, methods=["POST"]),
             Route("/health", api.health, methods=["GET"]),
             Route("/ping", api.health, methods=["GET"]),
             Route("/info", api.info, methods=["GET"]),

@@ -54,8 +54,12 @@ class Transcript:
     @property
     def text(self) -> str:
         """``generated_text``: special tokens are listed among the tokens, but are not text."""
-        said = "".join(step.text for step in self.steps if not step.special)
-        return self.job.inputs + said if self.job.parameters.return_full_text else said
+        return self.job.inputs + self.said if self.job.parameters.return_full_text else self.said
+
+    @property
+    def said(self) -> str:
+        """What was generated, without special tokens."""
+        return "".join(step.text for step in self.steps if not step.special)
 
     @property
     def finish_reason(self) -> FinishReason:

@@ -10,9 +10,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, Protocol
 
 from gateway.errors import EngineError, EngineTimeout, ModelUnavailable
-from gateway.schemas import Clocks, Completed, Prompt, Token, TokenSpan
+from gateway.schemas import Clocks, Completed, Conversation, Prompt, Token, TokenSpan
 
 Clock = Literal["connect", "first_token", "between_tokens", "total"]
+Capabilities = Mapping[str, bool]
+"""By name (``config.Capabilities``); what is not in it is not known."""
 
 
 class EngineClient(Protocol):
@@ -42,6 +44,32 @@ class EngineClient(Protocol):
         Clocks count only while the engine is waited for: a caller that takes its time costs the engine
         nothing, except on the total clock, which is looked at before each read.
         """
+        ...
+
+    def chat(
+        self,
+        url: str,
+        conversation: Conversation,
+        parameters: Mapping[str, object],
+        clocks: Clocks,
+        *,
+        logprobs: bool = False,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Token | Completed]]:
+        """Like ``stream``, through the engine's own chat route and template, for what involves tools.
+
+        Tokens with ``call`` are pieces of tool calls; the Completed has the whole calls, each with an id
+        that is not empty and not in the conversation yet.
+        """
+        ...
+
+    async def count_chat(
+        self, url: str, conversation: Conversation, *, timeout_s: float = 10.0
+    ) -> int | None:
+        """How many tokens the engine makes of ``conversation``; None when it cannot tell."""
+        ...
+
+    def capabilities(self, url: str | None) -> Capabilities:
+        """What the engine at ``url`` can do, as far as it is known without asking it."""
         ...
 
     async def generate(

@@ -14,10 +14,11 @@ from typing import Any
 import httpx
 
 from gateway.errors import EngineError, GatewayError
-from gateway.schemas import Clocks, Completed, Prompt, Token, TokenSpan
-from gateway.upstream import openai_flavours, openai_served
-from gateway.upstream.base import is_suspect
+from gateway.schemas import Clocks, Completed, Conversation, Prompt, Token, TokenSpan
+from gateway.upstream import openai_chat, openai_flavours, openai_served
+from gateway.upstream.base import Capabilities, is_suspect
 from gateway.upstream.bodies import json_body, not_understood, object_of, within
+from gateway.upstream.chat_request import Chat
 from gateway.upstream.exchange import Call, fetch, open_stream
 from gateway.upstream.openai_errors import error_of_answer
 from gateway.upstream.openai_request import UNKNOWN_ROOM_TOKENS, Asked, Served
@@ -60,6 +61,37 @@ class OpenAiEngine:
                 first = await anext(found)
                 async with aclosing(_wanted(first, found, tokens=tokens)) as pieces:
                     yield pieces
+
+    @asynccontextmanager
+    async def chat(
+        self,
+        url: str,
+        conversation: Conversation,
+        parameters: Mapping[str, object],
+        clocks: Clocks,
+        *,
+        logprobs: bool = False,
+    ) -> AsyncIterator[AsyncIterator[Token | Completed]]:
+        chat, base = Chat.of(conversation, parameters), Place.of(url).base
+        with self._forgetting(url):
+            served = await self._who(url, clocks)
+            if chat.offers_tools:
+                served = await openai_served.with_tools(self._client, Place.of(url), served, clocks)
+                self._served[url] = served
+            async with openai_chat.stream(
+                self._client, base, served, chat, clocks, logprobs=logprobs
+            ) as pieces:
+                yield pieces
+
+    async def count_chat(
+        self, url: str, conversation: Conversation, *, timeout_s: float = 10.0
+    ) -> int | None:
+        served = await self._who(url, within(timeout_s))
+        return await openai_chat.count(self._client, Place.of(url).base, served, conversation, timeout_s)
+
+    def capabilities(self, url: str | None) -> Capabilities:
+        served = self._served.get(url or "")
+        return {} if served is None else openai_served.capabilities(served)
 
     async def generate(
         self, url: str, prompt: Prompt, parameters: Mapping[str, object], clocks: Clocks

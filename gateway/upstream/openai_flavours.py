@@ -48,8 +48,20 @@ class Flavour:
     seeds: int = 2**63
     """Seeds are taken modulo this."""
     counts: bool = True
+    spans: bool = False
+    """Whether it says which part of a text each token is."""
     grammar: Literal["json_schema", "response_format"] | None = None
     """The field that takes a JSON schema."""
+    tools: bool = True
+    """Whether its chat route takes tools, as far as the program goes; the model's template must know them."""
+    chooses: bool = True
+    """Whether it obeys ``tool_choice``."""
+    names_tool: bool = True
+    """Whether ``tool_choice`` may name a tool; where it may not, that tool alone is offered."""
+    logprobs_with_tools: bool = True
+    """Whether its chat route gives log probabilities beside tools."""
+    forms_with_tools: bool = False
+    """Whether it takes a JSON schema for the answer beside tools."""
 
     def takes(self, name: str) -> bool:
         return name in OWN or name in OPENAI_FIELDS or name in self.fields or self._is_grammar(name)
@@ -74,8 +86,11 @@ LLAMA_CPP: Final = Flavour(
     },
     logprobs=1,
     unlimited=True,
+    spans=True,
     seeds=2**32 - 1,  # the highest of 32 bits means "random"
     grammar="json_schema",
+    names_tool=False,  # it would read a name as "auto"
+    logprobs_with_tools=False,
 )
 VLLM: Final = Flavour(
     "vLLM",
@@ -84,6 +99,7 @@ VLLM: Final = Flavour(
     defaults={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
     extras={**_WITH_USAGE, "return_token_ids": True},
     grammar="response_format",
+    forms_with_tools=True,
 )
 SGLANG: Final = Flavour(
     "SGLang",
@@ -91,13 +107,25 @@ SGLANG: Final = Flavour(
     defaults={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
     extras={**_WITH_USAGE, "return_token_ids": True},
     grammar="response_format",
+    forms_with_tools=True,
 )
-OLLAMA: Final = Flavour("Ollama", logprobs=None, unlimited=True, counts=False)
+OLLAMA: Final = Flavour("Ollama", logprobs=None, unlimited=True, counts=False, tools=False, chooses=False)
 OTHER: Final = Flavour("an engine that does not say its name")
 
 BY_OWNER: Final[Mapping[str, Flavour]] = {"llamacpp": LLAMA_CPP, "vllm": VLLM, "sglang": SGLANG}
 """By ``owned_by`` in the engine's list of models. Ollama writes other things there: see ``openai_served``."""
 ALL: Final = (LLAMA_CPP, VLLM, SGLANG, OLLAMA, OTHER)
+
+
+def capabilities(flavour: Flavour) -> dict[str, bool]:
+    """What a program can do, by the names of ``config.Capabilities``."""
+    return {
+        "grammar": flavour.grammar is not None,
+        "tools": flavour.tools,
+        "tokenise": flavour.spans,
+        "logprobs": flavour.logprobs is not None,
+        "seed": True,
+    }
 
 
 def check(parameters: Mapping[str, Any], flavour: Flavour | None = None) -> None:

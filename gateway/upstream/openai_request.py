@@ -24,6 +24,8 @@ class Served:
     model: str | None
     context_tokens: int | None
     card: Mapping[str, Any]
+    tools: bool | None = None
+    """Whether the chat template of the model knows tools; None where the engine does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx
 
 from gateway.errors import EngineError
 from gateway.schemas import Clocks
+from gateway.upstream import openai_flavours
 from gateway.upstream.bodies import json_body, not_understood, object_of
 from gateway.upstream.exchange import Answer, Call, fetch
 from gateway.upstream.openai_errors import error_of_answer
-from gateway.upstream.openai_flavours import BY_OWNER, OLLAMA, OTHER
+from gateway.upstream.openai_flavours import BY_OWNER, LLAMA_CPP, OLLAMA, OTHER
 from gateway.upstream.openai_request import Served
 
 MODELS: Final = "/v1/models"
@@ -54,6 +55,29 @@ async def ask(client: httpx.AsyncClient, place: Place, clocks: Clocks) -> Served
         flavour = OLLAMA
         await _check_template(client, place, str(card["id"]), clocks)
     return Served(flavour, str(card["id"]), _context(card), card)
+
+
+async def with_tools(client: httpx.AsyncClient, place: Place, served: Served, clocks: Clocks) -> Served:
+    """``served``, with the answer to whether its chat template knows tools, where that can be asked."""
+    if served.tools is not None or served.flavour is not LLAMA_CPP:
+        return served
+    return replace(served, tools=await _template_has_tools(client, place, clocks))
+
+
+def capabilities(served: Served) -> dict[str, bool]:
+    """What the program can do, and with tools its model's chat template, too."""
+    known = openai_flavours.capabilities(served.flavour)
+    return known if served.tools is None else {**known, "tools": served.tools}
+
+
+async def _template_has_tools(client: httpx.AsyncClient, place: Place, clocks: Clocks) -> bool | None:
+    """llama.cpp leaves tools out without a word where the template has no place for them."""
+    call = Call("GET", place.base, "/props")
+    answer = await fetch(client, call, clocks)
+    if answer.status != httpx.codes.OK:
+        return None
+    knows = object_of(answer.body, call).get("chat_template_caps")
+    return bool(knows.get("supports_tools")) if isinstance(knows, dict) else None
 
 
 def _cards(answer: Answer, call: Call) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def _listed(choice: Mapping[str, Any], top: int) -> list[Token]:
     logprobs = choice.get("logprobs") or {}
     ids = choice.get("token_ids") or []
     if content := logprobs.get("content"):  # llama.cpp writes them as in a chat
-        return [_of_chat(one, top) for one in content]
+        return [of_chat(one, top) for one in content]
     texts, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
     return [
         Token(text or "", number, value, special=False)
@@ -55,6 +55,7 @@ def _listed(choice: Mapping[str, Any], top: int) -> list[Token]:
     ]
 
 
-def _of_chat(entry: Mapping[str, Any], top: int) -> Token:
-    likeliest = tuple(_of_chat(one, 0) for one in entry["top_logprobs"][:top]) if top else None
+def of_chat(entry: Mapping[str, Any], top: int) -> Token:
+    """A token as the logprobs of a chat have it, with at most ``top`` likeliest ones at its place."""
+    likeliest = tuple(of_chat(one, 0) for one in entry["top_logprobs"][:top]) if top else None
     return Token(entry["token"], entry.get("id"), entry.get("logprob"), special=False, top=likeliest)

@@ -10,9 +10,11 @@ from typing import Any, Final, get_args
 import httpx
 from pydantic_core import from_json
 
-from gateway.schemas import Clocks, Completed, FinishReason, Prompt, Token, TokenSpan
-from gateway.upstream.base import Truncated
+from gateway.schemas import Clocks, Completed, Conversation, FinishReason, Prompt, Token, TokenSpan
+from gateway.upstream import tgi_chat
+from gateway.upstream.base import Capabilities, Truncated
 from gateway.upstream.bodies import json_body, not_understood, object_of, within
+from gateway.upstream.chat_request import Chat
 from gateway.upstream.exchange import Answer, Call, DataStream, fetch, open_stream
 from gateway.upstream.tgi_errors import error_of_answer, error_of_event
 
@@ -20,6 +22,10 @@ _MAX_STOPS: Final = 4  # TGI's --max-stop-sequences
 _REASONS: Final[Mapping[object, FinishReason]] = {reason: reason for reason in get_args(FinishReason)}
 # In the text of a token the quotes would be escaped, so this is in every event but the last and errors.
 _UNFINISHED: Final = b'"generated_text":null'
+
+
+_CAPABILITIES: Final[Capabilities] = dict.fromkeys(("grammar", "tools", "tokenise", "logprobs", "seed"), True)
+"""TGI has all of it. What only speaks its routes may not: then the registry says so."""
 
 
 class TgiEngine:
@@ -48,6 +54,28 @@ class TgiEngine:
             batch = await reading.first()
             async with aclosing(reading.pieces(batch)) as pieces:
                 yield pieces
+
+    @asynccontextmanager
+    async def chat(
+        self,
+        url: str,
+        conversation: Conversation,
+        parameters: Mapping[str, object],
+        clocks: Clocks,
+        *,
+        logprobs: bool = False,
+    ) -> AsyncIterator[AsyncIterator[Token | Completed]]:
+        chat = Chat.of(conversation, parameters)
+        async with tgi_chat.stream(self._client, url, chat, clocks, logprobs=logprobs) as pieces:
+            yield pieces
+
+    async def count_chat(
+        self, url: str, conversation: Conversation, *, timeout_s: float = 10.0
+    ) -> int | None:
+        return await tgi_chat.count(self._client, url, conversation, timeout_s)
+
+    def capabilities(self, url: str | None) -> Capabilities:
+        return _CAPABILITIES
 
     async def generate(
         self, url: str, prompt: Prompt, parameters: Mapping[str, object], clocks: Clocks

@@ -18,6 +18,15 @@ _PREFIXES: Final = ("Input validation error: ", "Request failed during generatio
 _VALIDATION: Final = frozenset(
     {"validation", "template_error", "missing_template_variable", "tool_error", "batch size exceeded"}
 )
+_OPENINGS: Final = {
+    "Input validation error": "validation",
+    "Request failed during generation": "generation",
+    "Model is overloaded": "overloaded",
+    "Incomplete generation": "incomplete_generation",
+    "Template error": "template_error",
+    "Missing template vatiable": "missing_template_variable",  # as TGI spells it
+    "Tool error": "tool_error",
+}
 _FAILED: Final = frozenset(
     {"generation", "incomplete_generation", "incomplete_generation_stream", "stream_serialization_error"}
 )
@@ -33,6 +42,21 @@ def error_of_event(event: Mapping[str, object], address: str, prompt: str, token
         return known
     after = f" after {tokens} tokens" if tokens else ""
     return EngineError(f"the engine at {address} reported an error{after}: {said}")
+
+
+def error_of_chat_event(
+    event: Mapping[str, object], address: str, prompt: str, pieces: int = 0
+) -> GatewayError:
+    """The error that came as an event of the chat route.
+
+    There TGI says 422 whatever has happened; what it was is in the words that its sentence begins with.
+    """
+    inner = event.get("error")
+    error = inner if isinstance(inner, dict) else event
+    said = refusals.text_of(error.get("message")) or refusals.text_of(inner)
+    kind = next((kind for opening, kind in _OPENINGS.items() if said.startswith(opening)), "")
+    given = refusals.text_of(error.get("error_type")) or kind
+    return error_of_event({"error": said, "error_type": given}, address, prompt, pieces)
 
 
 def error_of_answer(answer: Answer, address: str, prompt: str = "") -> GatewayError:

@@ -221,6 +221,9 @@ async def test_last_turn_of_the_assistant_is_continued(client: httpx.AsyncClient
 # ---------------------------------------------------------------- refusals
 
 
+TOOLS = [{"name": "f", "input_schema": {"type": "object"}}]
+RESULT = {"type": "tool_result", "tool_use_id": "c1", "content": "x"}
+
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
 BAD: list[Any] = [
     ({"max_tokens": None}, "max_tokens is required."),
@@ -230,14 +233,16 @@ BAD: list[Any] = [
     ({"messages": [turn("robot", "x")]}, "messages.0.role must be "),
     ({"messages": [HELLO, turn("user", [IMAGE])]}, "messages.1.content: block 0 is of type `image`"),
     ({"messages": [turn("user", [{"type": "document"}])]}, "block 0 is of type `document`"),
-    ({"messages": [turn("user", [{"type": "tool_result"}])]}, "block 0 is of type `tool_result`"),
+    ({"messages": [turn("user", [{"type": "tool_result"}])]}, "block 0 of type `tool_result` must have"),
     ({"messages": [turn("user", [{"type": "text"}])]}, "messages.0.content: block 0 must be like"),
-    ({"messages": [turn("user", 5)]}, "messages.0.content must be a valid string, not 5."),
+    ({"messages": [turn("user", 5)]}, "messages.0.content: it is neither a text nor a list of blocks."),
     ({"system": [IMAGE]}, "system: block 0 is of type `image`"),
     ({"temperature": 1.5}, "temperature must be less than or equal to 1, not 1.5."),
     ({"stop_sequences": [""]}, "stop_sequences.0 must be a non-empty string"),
-    ({"tools": [{"name": "f", "input_schema": {}}]}, "tools is not supported"),
-    ({"tool_choice": {"type": "any"}}, "tool_choice is not supported"),
+    ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools.0 is none of the client's own tools"),
+    ({"tool_choice": {"type": "any"}}, "tool_choice demands a call, and there are no tools."),
+    ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice names 'g'"),
+    ({"messages": [HELLO, turn("user", [RESULT])]}, "messages.1 is the result of a tool call that no"),
     ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking is not supported"),
     ({"output_config": {"effort": "low"}}, "output_config is not supported"),
     ({"max_token": 5}, "max_token does not exist here (did you mean `max_tokens`?)"),

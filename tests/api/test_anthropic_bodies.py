@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from gateway.answers import Answer, Receipt
-from gateway.api.anthropic import Reading
+from gateway.api.anthropic import Reply
 from gateway.api.anthropic_bodies import CountBody, MessagesBody, error_body, request_of
 from gateway.api.bodies import parse
+from gateway.api.reading import Ended
 from gateway.errors import (
     EngineError,
     EngineTimeout,
@@ -103,21 +104,25 @@ def test_last_turn_of_the_assistant_is_to_be_continued() -> None:
     assert asked(messages=[HELLO, turn("assistant", "The answer is (")]).continue_final_message
 
 
-@pytest.mark.parametrize(("finish", "reason"), [("eos_token", "end_turn"), ("length", "max_tokens")])
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [("eos_token", "end_turn"), ("length", "max_tokens"), ("tool_calls", "tool_use")],
+)
 def test_engines_reason_becomes_that_apis(finish: FinishReason, reason: str) -> None:
     receipt = Receipt(0, 0, 0, 0, 0, 0)
     answer = Answer("echo", "x", finish, 1, 1, None, receipt)
 
-    end = Reading(None, request_of(MessagesBody(**LEAST), 0.0), ["stop"])._end(answer)  # type: ignore[arg-type]
+    ending = Reply("echo", "r", ("stop",)).ending(Ended(answer, None, at_limit=finish == "length"))
 
-    assert (end.reason, end.stop_sequence) == (reason, None)
+    assert ending == {"stop_reason": reason, "stop_sequence": None}
 
 
 def test_list_with_a_wrong_item_is_not_also_called_too_short() -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(b'{"model": "m", "messages": [{"role": "user", "content": 5}]}', CountBody)
 
-    assert caught.value.message == "messages.0.content must be a valid string, not 5."
+    said = "messages.0.content: it is neither a text nor a list of blocks."
+    assert caught.value.message == said
 
 
 KINDS: list[tuple[GatewayError, str]] = [

@@ -163,7 +163,7 @@ REFUSED: list[Any] = [
     ({"max_tokens": 0}, anthropic.BadRequestError, "invalid_request_error", "max_tokens must be"),
     ({"system": "word " * 1500}, anthropic.BadRequestError, "invalid_request_error", "the engine refuses"),
     (
-        {"tools": [{"name": "f", "input_schema": {}}]},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
         anthropic.BadRequestError,
         "invalid_request_error",
         "tools",

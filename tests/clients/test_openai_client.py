@@ -138,7 +138,7 @@ def test_scenario_is_passed_as_an_extra_field(sync: OpenAI) -> None:
         ({"temperature": 5}, openai.UnprocessableEntityError, None),
         ({"presence_penalty": 1}, openai.UnprocessableEntityError, "unsupported_parameter"),
         (
-            {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            {"functions": [{"name": "f"}]},
             openai.UnprocessableEntityError,
             "unsupported_parameter",
         ),
