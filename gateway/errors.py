@@ -109,6 +109,11 @@ class MethodNotAllowed(GatewayError):
     status = 405
     type = "method_not_allowed"
 
+    def __init__(self, message: str, *, allowed: str = "") -> None:
+        """``allowed``: the methods that do work, as the header Allow has them."""
+        super().__init__(message, hint=f"Use {allowed}" if allowed else None)
+        self.allowed = allowed
+
 
 class Overloaded(GatewayError):
     status = 429

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gateway.api.bodies import NonEmptyName
+from gateway.api.bodies import NonEmptyName, null_is_left_out
 from gateway.api.context import Envelope
+from gateway.api.shapes import AnthropicError
 from gateway.errors import GatewayError, InvalidRequest, NotSupported
 from gateway.generation import GenerationRequest
 from gateway.parameters import I32_MAX, MAX_STOP_SEQUENCES, U32_MAX, StopSequence
@@ -84,7 +85,9 @@ class Turn(BaseModel):
 class CountBody(BaseModel):
     """Body of /v1/messages/count_tokens."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=null_is_left_out
+    )
 
     model: NonEmptyName = Field(description="model or alias")
     messages: tuple[Turn, ...] = Field(
@@ -193,6 +196,6 @@ def _kind(error: GatewayError) -> str:
     return _KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
 
 
-ENVELOPE: Final = Envelope(error_body, {InvalidRequest.status: 400}, "request-id")
+ENVELOPE: Final = Envelope(error_body, AnthropicError, {InvalidRequest.status: 400}, "request-id")
 """A broken rule is 400 in that API. A model that cannot answer now stays 503 and does not become that API's
 529: proxies know 503, Retry-After is defined for it, and clients repeat both."""

@@ -38,6 +38,21 @@ Name = Annotated[str, AfterValidator(cut_name)]
 NonEmptyName = Annotated[str, Field(min_length=1), AfterValidator(cut_name)]
 
 
+def null_is_left_out(schema: dict[str, Any]) -> None:
+    """For ``json_schema_extra`` of a body in which null counts as left out: its schema says so."""
+    required = schema.get("required", ())
+    for name, known in schema.get("properties", {}).items():
+        if name not in required and not _takes_null(known):
+            about = {key: known[key] for key in ("title", "description", "default") if key in known}
+            rest = {key: value for key, value in known.items() if key not in about}
+            schema["properties"][name] = {"anyOf": [rest, {"type": "null"}], **about}
+
+
+def _takes_null(schema: Mapping[str, Any]) -> bool:
+    kinds = schema.get("anyOf", [schema])
+    return any(kind.get("type") in (None, "null") and "$ref" not in kind for kind in kinds)
+
+
 class BodyRoute(APIRoute):
     """A route whose endpoint takes ``(request)``, ``(request, body: Model)`` or ``body: Model | None``."""
 
@@ -69,7 +84,7 @@ def _with_body(
 async def _body_of(request: Request, body_type: type[Body], *, optional: bool) -> Body | None:
     """The validated body. The bytes are gone when the endpoint, which may wait for long, runs."""
     raw = await read_body(request, request.app.state.services.settings.max_body_bytes)
-    if optional and not raw:
+    if optional and raw.strip() in (b"", b"null"):
         return None
     _check_content_type(request.headers.get("content-type"))
     return parse(raw, body_type)

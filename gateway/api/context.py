@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api import shapes
 from gateway.api.streams import ClientLeft
-from gateway.errors import GatewayError, InternalError
+from gateway.errors import GatewayError, InternalError, MethodNotAllowed
 from gateway.metrics import Metrics
 
 logger = logging.getLogger("gateway.access")
@@ -53,15 +55,16 @@ ErrorBody = Callable[[GatewayError, str], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """How a dialect says that something went wrong: the body; statuses where it has others than ours; and the
-    header in which its clients look for the request's id."""
+    """How a dialect says that something went wrong: the body, and its form; statuses where it has others than
+    ours; and the header in which its clients look for the request's id."""
 
     body: ErrorBody
+    shape: type[BaseModel]
     statuses: Mapping[int, int] = field(default_factory=dict)
     id_header: str | None = None
 
 
-NATIVE = Envelope(error_body)
+NATIVE = Envelope(error_body, shapes.Error)
 
 
 def error_response(error: GatewayError, request_id: str, envelope: Envelope = NATIVE) -> Response:
@@ -69,6 +72,8 @@ def error_response(error: GatewayError, request_id: str, envelope: Envelope = NA
     if error.retry_after_s is not None:
         # Whole seconds by RFC 9110, rounded up: a client that comes earlier would be refused again.
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, MethodNotAllowed) and error.allowed:
+        headers["allow"] = error.allowed
     if not _may_pass(error):
         headers["x-should-retry"] = "false"
     status = envelope.statuses.get(error.status, error.status)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
 from gateway.answers import Answer, Waiting
-from gateway.api.bodies import Name, NonEmptyName
+from gateway.api.bodies import Name, NonEmptyName, null_is_left_out
 from gateway.api.context import error_body, json_response, request_id_of
 from gateway.api.receipts import ReceiptBody, receipt_body, receipt_headers, waiting_comment
 from gateway.api.services import services_of
@@ -37,7 +37,7 @@ class MessageBody(BaseModel):
 class PromptBody(BaseModel):
     """What a prompt is made of."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=null_is_left_out)
 
     model_id: NonEmptyName | None = Field(None, description="model or alias; left out: the default model")
     inputs: str | None = Field(None, min_length=1, description="the text; instead of messages")

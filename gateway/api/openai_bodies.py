@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.api.bodies import Name
+from gateway.api.bodies import Name, null_is_left_out
 from gateway.config import ModelSpec
 from gateway.errors import InvalidRequest, NotSupported
 from gateway.generation import GenerationRequest
@@ -59,7 +59,9 @@ _TOOLS_HINT = "Describe the tools in a message, and ask for JSON with response_f
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore", strict=True, allow_inf_nan=False, json_schema_extra=null_is_left_out
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -17,11 +17,12 @@ from gateway.api.context import json_response
 from gateway.api.services import Services, services_of
 from gateway.api.streams import EventStream, until_left
 from gateway.config import ModelSpec
-from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.errors import InvalidRequest, MethodNotAllowed, ModelNotFound
 from gateway.events import ModelEvent
 from gateway.wire.sse import encode_comment, encode_event
 
 MAX_TAIL = 2000
+DEFAULT_TAIL = 200
 
 
 class UnloadBody(BaseModel):
@@ -60,8 +61,10 @@ async def models(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """One model, by id or alias."""
-    services = services_of(request)
-    return json_response(_model(services, _spec(request)))
+    services, name = services_of(request), _name(request)
+    if name.endswith(("/load", "/unload")) and services.registry.resolve(name) is None:
+        raise MethodNotAllowed(f"{request.method} does not work on {request.url.path}.", allowed="POST")
+    return json_response(_model(services, services.generations.spec(name)))
 
 
 async def load(request: Request) -> Response:
@@ -89,7 +92,7 @@ async def logs(request: Request) -> Response:
 
 
 def _tail(request: Request) -> int:
-    text = request.query_params.get("tail", "200")
+    text = request.query_params.get("tail", str(DEFAULT_TAIL))
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_TAIL:
         raise InvalidRequest(f"tail must be a number from 1 to {MAX_TAIL}, not {text!r}.", field="tail")
     return int(text)

@@ -138,7 +138,7 @@ def _check_path(request: Request, name: str) -> None:
     method = METHODS.get(name.rpartition("/")[2])
     if method is not None and method != request.method:
         path = request.url.path
-        raise MethodNotAllowed(f"{request.method} does not work on {path}.", hint=f"Use {method}.")
+        raise MethodNotAllowed(f"{request.method} does not work on {path}.", allowed=method)
 
 
 # ---------------------------------------------------------------- generating
