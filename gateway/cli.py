@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import itertools
+import logging
 import math
 import os
 import signal
@@ -13,7 +15,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,6 +25,7 @@ from pydantic import ValidationError
 
 from gateway import __version__, registry
 from gateway.config import Registry, Settings, SettingsError
+from gateway.connections import Connection, Patience
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
 from gateway.templates import FAMILIES, SPELLINGS
@@ -109,8 +114,10 @@ def _serve(options: argparse.Namespace) -> int:
     except OSError as error:
         print(_cannot_listen(settings, error), file=sys.stderr)  # noqa: T201
         return FAILED
+    patience = Patience(settings.receive_timeout_s, settings.send_timeout_s)
     config = uvicorn.Config(
         app,
+        http=cast(type[asyncio.Protocol], partial(Connection, patience=patience)),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -161,6 +168,11 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         wind_down(self._app)
         await super().shutdown(sockets)
+        if self.force_exit:
+            # A second signal: nothing more is waited for. What is cancelled by that is no news.
+            logger = logging.getLogger("uvicorn.error")
+            logger.warning("Ended at once: running answers were broken off")
+            logger.disabled = True
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -18,7 +18,7 @@ from gateway.parameters import Parameters
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
@@ -224,6 +224,12 @@ class Settings(BaseSettings):
         None, description="file with the token that supervisors ask for"
     )
     max_body_bytes: int = Field(2_000_000, gt=0, description="larger request bodies are refused with 413")
+    receive_timeout_s: Seconds = Field(
+        60.0, description="a request's head, and then its body, must be there within this, or get 408"
+    )
+    send_timeout_s: Seconds = Field(
+        60.0, description="a client that takes nothing of its answer for this long is cut off"
+    )
     heartbeat_s: Seconds = Field(2.0, description="a waiting stream says something at least this often")
     drain_s: Seconds = Field(30.0, description="at shutdown, running answers may take this long to finish")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")

@@ -7,6 +7,8 @@ GatewayError
 │   ├── PayloadTooLarge       413  the body is over the limit
 │   ├── UnknownScenario       422  no scenario of that name
 │   └── NotSupported          422  part of a dialect that would change the answer, and that we do not have
+├── RequestTimeout            408  the request did not come in whole within its time
+├── HeadTooLarge              431  the request's line and headers are over the limit
 ├── Unauthorized              401  no key, or a wrong one
 ├── Forbidden                 403  no key is set, and a web page asks, or by a name that is not ours
 ├── NotFound                  404  no such route or object
@@ -84,6 +86,16 @@ class UnknownScenario(InvalidRequest):
 
 class NotSupported(InvalidRequest):
     type = "unsupported_parameter"
+
+
+class RequestTimeout(GatewayError):
+    status = 408
+    type = "request_timeout"
+
+
+class HeadTooLarge(GatewayError):
+    status = 431
+    type = "headers_too_large"
 
 
 class Unauthorized(GatewayError):

@@ -17,7 +17,7 @@ from gateway.api.context import json_response, request_id_of
 from gateway.api.receipts import receipt_body, receipt_headers, waiting_comment
 from gateway.api.services import services_of
 from gateway.api.stops import StopStrings
-from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.api.tokens import tokens_of
 from gateway.errors import EngineError, GatewayError
 from gateway.generation import Generation, GenerationRequest, Generations
@@ -63,7 +63,7 @@ async def messages(request: Request, body: MessagesBody) -> Response:
     events = _events(reply, pieces)
     head = await until_left(request, anext(events))
     headers = {"x-gateway-model": spec.id} | reply.headers
-    return EventStream(head, events, headers, stream_limit_s(spec.timeouts))
+    return EventStream(head, events, headers, stream_limit_s(spec.timeouts), _error(shutting_down(), reply))
 
 
 async def count_tokens(request: Request, body: CountBody) -> Response:
@@ -218,7 +218,11 @@ async def _events(reply: Reply, pieces: AsyncGenerator[Piece]) -> AsyncGenerator
     except GatewayError as error:
         if opening:
             raise
-        yield encode_event("error", to_json(error_body(error, reply.request_id)))
+        yield _error(error, reply)
+
+
+def _error(error: GatewayError, reply: Reply) -> bytes:
+    return encode_event("error", to_json(error_body(error, reply.request_id)))
 
 
 def _ending(end: End) -> dict[str, str | None]:

@@ -7,6 +7,7 @@ since FastAPI still sees the signature.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import NoneType
@@ -16,7 +17,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from gateway.errors import InvalidJson, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from gateway.errors import InvalidJson, InvalidRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from gateway.fields import did_you_mean, names_at
 from gateway.parameters import HINTS, Parameters
 
@@ -83,7 +84,8 @@ def _with_body(
 
 async def _body_of(request: Request, body_type: type[Body], *, optional: bool) -> Body | None:
     """The validated body. The bytes are gone when the endpoint, which may wait for long, runs."""
-    raw = await read_body(request, request.app.state.services.settings.max_body_bytes)
+    settings = request.app.state.services.settings
+    raw = await read_body(request, settings.max_body_bytes, settings.receive_timeout_s)
     if optional and raw.strip() in (b"", b"null"):
         return None
     _check_content_type(request.headers.get("content-type"))
@@ -98,8 +100,23 @@ def _check_content_type(value: str | None) -> None:
         raise UnsupportedMediaType(f"The body must be JSON, but its content type is {got}.", hint=hint)
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body. Raises PayloadTooLarge as soon as it is known to be over the limit."""
+async def read_body(request: Request, limit_bytes: int, limit_s: float) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as it is known to be over the limit, and RequestTimeout
+    when it is not complete within ``limit_s`` seconds."""
+    clock = asyncio.timeout(limit_s)
+    try:
+        async with clock:
+            return await _whole_body(request, limit_bytes)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+        raise RequestTimeout(
+            f"The body was not complete within {limit_s:g} s.",
+            hint="Send it faster, or have the operator raise GATEWAY_RECEIVE_TIMEOUT_S.",
+        ) from None
+
+
+async def _whole_body(request: Request, limit_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api import shapes
-from gateway.api.streams import ClientLeft
+from gateway.api.streams import ClientLeft, shutting_down
 from gateway.errors import GatewayError, InternalError, MethodNotAllowed
 from gateway.metrics import Metrics
 
@@ -27,7 +28,12 @@ logger = logging.getLogger("gateway.access")
 PATIENCE_S = 120.0
 """The longest Retry-After that OpenAI's clients keep to: told a longer one, they would come back early."""
 _PASSING = frozenset({429, 502, 503, 504})
+_UNREAD = frozenset({408, 413})
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(8)
 
 
 def request_id_of(request: Request) -> str:
@@ -74,6 +80,9 @@ def error_response(error: GatewayError, request_id: str, envelope: Envelope = NA
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, MethodNotAllowed) and error.allowed:
         headers["allow"] = error.allowed
+    if error.status in _UNREAD:
+        # The rest of the body may still be on its way, and nobody will read it.
+        headers["connection"] = "close"
     if not _may_pass(error):
         headers["x-should-retry"] = "false"
     status = envelope.statuses.get(error.status, error.status)
@@ -125,6 +134,11 @@ class RequestContext:
             await self._app(scope, receive, exchange.send)
         except (ClientLeft, ClientDisconnect):
             pass  # nobody is there to read an answer; the log line says "left"
+        except asyncio.CancelledError:
+            # The server ends, and has waited for its answers as long as it may.
+            if exchange.status:
+                raise
+            await self._refuse(shutting_down(), exchange, scope, receive)
         except GatewayError as error:
             if exchange.status:
                 raise
@@ -148,7 +162,7 @@ class _Exchange:
     """One request and its answer, as the log and the metrics see them."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.request_id = _incoming_id(scope) or secrets.token_hex(8)
+        self.request_id = _incoming_id(scope) or new_request_id()
         self.status = 0
         self._scope = scope
         self._send = send

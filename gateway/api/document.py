@@ -29,6 +29,7 @@ from gateway.errors import (
     ModelUnavailable,
     Overloaded,
     PayloadTooLarge,
+    RequestTimeout,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -95,7 +96,13 @@ SAID: Final[Mapping[Endpoint, Said]] = {
     tgi.info: Said(shapes.TgiInfo, errors=_NAMED),
     tgi.health: Said(None, errors=(ModelNotFound, ModelUnavailable)),
 }
-_BODY_ERRORS: Final[Errors] = (InvalidJson, PayloadTooLarge, UnsupportedMediaType, InvalidRequest)
+_BODY_ERRORS: Final[Errors] = (
+    InvalidJson,
+    RequestTimeout,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    InvalidRequest,
+)
 _KEY_ERRORS: Final[Errors] = (Unauthorized, Forbidden)
 _DIALECTS: Final[Mapping[str, str]] = {
     "native": "Native",

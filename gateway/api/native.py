@@ -15,7 +15,7 @@ from gateway.api.bodies import Name, NonEmptyName, null_is_left_out
 from gateway.api.context import error_body, json_response, request_id_of
 from gateway.api.receipts import ReceiptBody, receipt_body, receipt_headers, waiting_comment
 from gateway.api.services import services_of
-from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation import Generation, GenerationRequest
 from gateway.parameters import Parameters
@@ -128,7 +128,8 @@ async def generate(request: Request, body: GenerateBody) -> Response:
     events = _events(generation, body, request)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(generation.spec.timeouts)
-    return EventStream(head, events, {"x-gateway-model": generation.spec.id}, limit_s)
+    farewell = _error(shutting_down(), request)
+    return EventStream(head, events, {"x-gateway-model": generation.spec.id}, limit_s, farewell)
 
 
 async def render_prompt(request: Request, body: RenderBody) -> Response:
@@ -236,9 +237,13 @@ async def _events(generation: Generation, body: GenerateBody, request: Request) 
     except GatewayError as error:
         if not begun:
             raise
-        yield encode_event("error", to_json(error_body(error, request_id_of(request))))
+        yield _error(error, request)
     finally:
         await generation.aclose()
+
+
+def _error(error: GatewayError, request: Request) -> bytes:
+    return encode_event("error", to_json(error_body(error, request_id_of(request))))
 
 
 def _token(index: int, token: Token) -> bytes:

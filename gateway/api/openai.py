@@ -31,7 +31,7 @@ from gateway.api.openai_bodies import (
 from gateway.api.openai_choices import Choice, Piece, side_by_side
 from gateway.api.receipts import receipt_headers
 from gateway.api.services import services_of
-from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
 from gateway.generation import GenerationRequest
@@ -95,7 +95,8 @@ async def _answer(
     events = _events(reply, Stream(reply, len(choices), body.stream_options.include_usage), pieces)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(reply.spec.timeouts)
-    return EventStream(head, events, {"x-gateway-model": reply.spec.id}, limit_s)
+    farewell = _error(shutting_down(), reply)
+    return EventStream(head, events, {"x-gateway-model": reply.spec.id}, limit_s, farewell)
 
 
 async def _whole(request: Request, reply: Reply, choices: int, pieces: AsyncGenerator[Piece]) -> Response:
@@ -122,4 +123,8 @@ async def _events(reply: Reply, stream: Stream, pieces: AsyncGenerator[Piece]) -
     except GatewayError as error:
         if not begun:
             raise
-        yield encode_data(to_json(reply.form.error(error, reply.request_id)))
+        yield _error(error, reply)
+
+
+def _error(error: GatewayError, reply: Reply) -> bytes:
+    return encode_data(to_json(reply.form.error(error, reply.request_id)))

@@ -20,7 +20,7 @@ from gateway.api.bodies import cut_name
 from gateway.api.context import json_response
 from gateway.api.receipts import receipt_headers, waiting_comment
 from gateway.api.services import Services, services_of
-from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.api.tgi_bodies import TgiBody, TgiChatBody, TgiCompatBody, error_body
 from gateway.api.tokens import tokens_of
 from gateway.config import ModelSpec
@@ -220,7 +220,7 @@ async def _stream(request: Request, body: TgiBody, *, full_text: bool = False) -
     headers = {"content-type": "text/event-stream", **_compute_headers(body), MODEL_HEADER: spec.id}
     events = _events(generation, details=_details_asked(body))
     head = await until_left(request, anext(events))
-    return EventStream(head, events, headers, stream_limit_s(spec.timeouts))
+    return EventStream(head, events, headers, stream_limit_s(spec.timeouts), _error(shutting_down()))
 
 
 async def _events(generation: Generation, *, details: bool) -> AsyncGenerator[bytes]:
@@ -248,9 +248,13 @@ async def _events(generation: Generation, *, details: bool) -> AsyncGenerator[by
     except GatewayError as error:
         if not begun:
             raise
-        yield _on_one_line(data_event(error_body(error)))
+        yield _error(error)
     finally:
         await generation.aclose()
+
+
+def _error(error: GatewayError) -> bytes:
+    return _on_one_line(data_event(error_body(error)))
 
 
 def _last_event(index: int, token: Token, answer: Answer, details: bool) -> bytes:
