@@ -128,21 +128,25 @@ def _serve(options: argparse.Namespace) -> int:
     # uvicorn raises the signal that stopped it once more when all is done. It has been obeyed by then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    with _pid_file(settings.run_dir / "gateway.pid"):
+    with _pid_file(settings.run_dir, listener.getsockname()[1]):
         server.run(sockets=[listener])
     return OK if server.started else FAILED
 
 
 @contextmanager
-def _pid_file(path: Path) -> Iterator[None]:
-    """Left where `make down` finds it. Raises SettingsError when nothing can be left there."""
+def _pid_file(folder: Path, port: int) -> Iterator[None]:
+    """Left where `make down` finds it: ``gateway.pid``, or with the port in its name while another gateway
+    that was started here has that one. Raises SettingsError when nothing can be left there."""
     own = str(os.getpid())
+    path = folder / "gateway.pid"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if _of_a_living_gateway(path):
+            path = folder / f"gateway-{port}.pid"
         path.write_text(own)
     except OSError as error:
         raise SettingsError(
-            f"GATEWAY_RUN_DIR={path.parent} cannot be used: {error.strerror or error}. "
+            f"GATEWAY_RUN_DIR={folder} cannot be used: {error.strerror or error}. "
             "It must be a folder in which the gateway can write."
         ) from error
     try:
@@ -150,6 +154,21 @@ def _pid_file(path: Path) -> Iterator[None]:
     finally:
         if path.exists() and path.read_text() == own:
             path.unlink()
+
+
+def _of_a_living_gateway(path: Path) -> bool:
+    """A process id can be used again by something else: where that can be seen, look."""
+    text = path.read_text().strip() if path.exists() else ""
+    if not text.isdigit() or int(text) == os.getpid():
+        return False
+    try:
+        os.kill(int(text), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    command = Path("/proc", text, "cmdline")
+    return b"gateway\0serve" in command.read_bytes() if command.exists() else True
 
 
 class _Server(uvicorn.Server):

@@ -125,10 +125,13 @@ class Switching(Record):
 
     max_wait_s: Seconds = Field(30.0, description="who waits this long for another model gets the next turn")
     min_residency_s: float = Field(
-        10.0, ge=0, description="a model that came in keeps its place at least this long"
+        10.0, ge=0, allow_inf_nan=False, description="a model that came in keeps its place at least this long"
     )
     hold_idle_gaps: float = Field(
-        3.0, ge=0, description="an idle model is held for this many of its usual gaps between requests"
+        3.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="an idle model is held for this many of its usual gaps between requests",
     )
     return_to_default_after_s: Seconds | None = Field(
         None, description="bring the default model back after this long without requests"

@@ -7,6 +7,7 @@ file take the same way: the only difference is who started the supervisor.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from gateway.upstream.supervisor import SupervisorClient, SupervisorStatus, Supe
 
 POLL_S = 0.2
 RETURN_POLL_S = 1.0
+RETURN_POLL_MAX_S = 10.0
+"""An engine of somebody else's that is away for long is looked for less often; a request looks at once."""
 QUICK_PROBE_S = 2.0
 FORCE_GRACE_S = 1.0
 """For an engine that is sick, or whose answers are to break off: time to say goodbye, not to drain."""
@@ -43,12 +46,14 @@ class ExternalEngine:
 
     async def start(self, say: Callable[[Progress], None]) -> None:
         """Blocks until it is there, however long that takes."""
-        passes = 0
+        passes, pause_s = 0, RETURN_POLL_S
         while passes < self._probes.passes:
             answers = await self.condition(self._probes.timeout_s) == "answers"
             passes = passes + 1 if answers else 0
             if passes < self._probes.passes:
-                await asyncio.sleep(RETURN_POLL_S)
+                # Not all at the same moment, where there are hundreds.
+                await asyncio.sleep(RETURN_POLL_S if answers else pause_s * random.uniform(0.75, 1.25))  # noqa: S311
+                pause_s = min(pause_s * 1.5, RETURN_POLL_MAX_S)
 
     async def stop(self, *, force: bool) -> None:
         raise ModelUnavailable(

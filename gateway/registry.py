@@ -12,7 +12,7 @@ import yaml
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from gateway.config import ModelSpec, Registry
-from gateway.fields import did_you_mean, names_at
+from gateway.fields import did_you_mean, follows, in_words, names_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def parse(raw: object, source: str, *, families: Collection[str], engines: Colle
     try:
         registry = Registry.model_validate(raw)
     except ValidationError as error:
-        problems += [_explain(detail) for detail in error.errors()]
+        problems += [_explain(detail) for detail in error.errors() if not follows(detail)]
     problems += _across(raw, families, engines)
     if registry is None or problems:
         raise RegistryError(source, _without_repeats(problems))
@@ -107,7 +107,8 @@ def _explain(detail: Mapping[str, Any]) -> Problem:
         return Problem(
             path, f"{detail['input']!r} does not have the right form: {_FORMS.get(str(loc[-1]), _NAME_FORM)}"
         )
-    return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]} (got {_short(detail['input'])})")
+    message = in_words(str(detail["msg"]))
+    return Problem(path, f"{message[:1].lower()}{message[1:]} (got {_short(detail['input'])})")
 
 
 _NAME_FORM = "letters, digits, `.`, `_`, `-`, at most 64, beginning with a letter or digit"

@@ -298,3 +298,21 @@ async def test_new_supervisor_is_asked_when_the_old_one_is_gone() -> None:
 async def test_only_a_managed_engine_can_be_stopped() -> None:
     with pytest.raises(ModelUnavailable, match="not ours to stop"):
         await ExternalEngine(spec(), URL, ScriptedEngine("+")).stop(force=True)  # type: ignore[arg-type]
+
+
+async def test_engine_that_is_away_for_long_is_looked_for_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    engine = ScriptedEngine("0" * 12 + "+")
+
+    async def noted(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr("gateway.lifecycle.RETURN_POLL_S", 1.0)
+    monkeypatch.setattr("gateway.lifecycle.asyncio.sleep", noted)
+    await ExternalEngine(spec(), URL, engine).start(lambda _: None)  # type: ignore[arg-type]
+
+    assert len(pauses) == 12
+    assert 0.75 <= pauses[0] <= 1.25
+    assert max(pauses) <= 12.5
+    assert sum(pauses[-5:]) > 30  # a look every ten seconds or so, and never all at the same moment
+    assert len(set(pauses)) > 10

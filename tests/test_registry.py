@@ -231,3 +231,16 @@ def test_only_managed_models_take_memory_of_a_device(tmp_path: Path) -> None:
 
     assert [device_of(model, registry) for model in registry.models] == [None, "gpu0"]
     assert registry.models[1].memory == 10 * 2**30
+
+
+def test_only_model_that_is_faulty_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError) as caught:
+        load_registry(written(tmp_path, {"models": [SMALLEST | {"limits": {"max_concurrent": 0}}]}))
+    assert [problem.path for problem in caught.value.problems] == ["models[0].limits.max_concurrent"]
+
+
+def test_list_of_the_wrong_length_is_said_without_pythons_words(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError) as caught:
+        load_registry(written(tmp_path, {"models": [SMALLEST | {"command": []}]}))
+    assert "models[0].command: should have at least 1 item, not 0" in str(caught.value)
+    assert "Tuple" not in str(caught.value)

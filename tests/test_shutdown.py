@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from harness import Running, model, start_echo, start_gateway, until
+from harness import REPOSITORY, Running, model, start_echo, start_gateway, until
 
 TEXT = "word " * 400
 MESSAGES = [{"role": "user", "content": TEXT}]
@@ -79,3 +82,39 @@ async def test_second_signal_ends_it_at_once_and_quietly(
         await asyncio.gather(asked, return_exceptions=True)
     running.process.wait(20)
     assert "Traceback" not in running.output
+
+
+def test_ctrl_c_while_the_program_is_still_being_read_prints_nothing(tmp_path: Path) -> None:
+    env = {**os.environ, "GATEWAY_RUN_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "gateway", "serve"]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, text=True) as process:
+        maps = Path("/proc", str(process.pid), "maps")
+        until(lambda: "pydantic_core" in maps.read_text(), "the program to be in the middle of its imports")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
+
+
+def test_make_down_stops_every_gateway_of_the_folder(gateway: Callable[..., Running], tmp_path: Path) -> None:
+    registry = {"models": [model("http://127.0.0.1:1")]}
+    first, second = gateway(registry), gateway(registry)
+    folder = tmp_path / "run"
+    port = second.url.rsplit(":", 1)[1]
+    assert (folder / "gateway.pid").read_text() == str(first.process.pid)
+    assert (folder / f"gateway-{port}.pid").read_text() == str(second.process.pid)
+
+    env = {**os.environ, "GATEWAY_RUN_DIR": str(folder)}
+    down = [str(REPOSITORY / "scripts" / "down.sh")]
+    # The stopped processes are our children: somebody has to take note of their ends while the script looks.
+    with subprocess.Popen(down, env=env, stdout=subprocess.PIPE, text=True) as script:
+        assert [one.process.wait(20) for one in (first, second)] == [0, 0]
+        assert script.communicate(timeout=20)[0] == "Stopped.\n"
+    assert not list(folder.glob("*.pid"))
+
+
+@pytest.mark.parametrize("left", ["1", "not a number", ""])
+def test_pid_file_of_nobody_is_taken_over(gateway: Callable[..., Running], tmp_path: Path, left: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "gateway.pid").write_text(left)
+    running = gateway({"models": [model("http://127.0.0.1:1")]})
+    assert (tmp_path / "run" / "gateway.pid").read_text() == str(running.process.pid)

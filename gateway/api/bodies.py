@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from gateway.errors import InvalidJson, InvalidRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
-from gateway.fields import did_you_mean, names_at
+from gateway.fields import did_you_mean, follows, in_words, names_at
 from gateway.parameters import HINTS, Parameters
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -146,7 +146,7 @@ def parse(raw: bytes, body_type: type[Body]) -> Body:
 
 
 def _explained(error: ValidationError, raw: bytes, body_type: type[BaseModel]) -> InvalidRequest:
-    details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
+    details = [detail for detail in error.errors(include_url=False) if not follows(detail)]
     first = details[0]
     if first["type"] == "json_invalid":
         return InvalidJson(
@@ -157,11 +157,6 @@ def _explained(error: ValidationError, raw: bytes, body_type: type[BaseModel]) -
     if len(details) > len(sentences):
         sentences.append(f"And {len(details) - len(sentences)} more.")
     return InvalidRequest(" ".join(sentences), field=field or None, hint=_hint(first))
-
-
-def _follows(detail: Mapping[str, Any]) -> bool:
-    """Whether a list is only too short because its items are wrong, which is said already."""
-    return detail["type"] == "too_short" and bool(len(detail["input"]) >= detail["ctx"]["min_length"])
 
 
 def _json_reason(raw: bytes, detail: Mapping[str, Any]) -> str:
@@ -191,6 +186,9 @@ def _sentence(detail: Mapping[str, Any], body_type: type[BaseModel]) -> str:
         return f"{path} is required."
     if detail["type"] == "value_error":
         return f"{path}: {detail['ctx']['error']}."
+    message = in_words(str(detail["msg"]))
+    if message.startswith("Should have "):
+        return f"{path} must have {message.removeprefix('Should have ')}."
     return f"{path} must be {_rule(loc, detail)}, not {_short(detail['input'])}."
 
 

@@ -33,6 +33,12 @@ class UnloadBody(BaseModel):
     force: bool = Field(False, description="do not wait for running answers: they break off")
 
 
+class LoadBody(BaseModel):
+    """Nothing can be chosen: an empty object, or no body at all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
 async def health(request: Request) -> Response:
     """The process lives. Says nothing about models."""
     return json_response({"status": "ok"})
@@ -67,7 +73,7 @@ async def model(request: Request) -> Response:
     return json_response(_model(services, services.generations.spec(name)))
 
 
-async def load(request: Request) -> Response:
+async def load(request: Request, body: LoadBody | None = None) -> Response:
     """Bring a model in. Answers at once; the state is under /v1/models/{id}."""
     services, spec = services_of(request), _spec(request)
     _must_be_managed(spec)
