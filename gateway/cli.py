@@ -31,6 +31,14 @@ from gateway.main import create_app, wind_down
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
 
+_FETCH = """
+import signal, sys
+interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)
+from gateway.engine.weights import main
+signal.signal(signal.SIGINT, interrupted)
+sys.exit(main())
+"""
+"""``python -m gateway.engine.weights``, and Ctrl-C during its imports ends it without a traceback of them."""
 OK, FAILED, USAGE = 0, 1, 2
 BACKLOG = 2048
 
@@ -80,7 +88,7 @@ def _prepare(_: argparse.Namespace) -> int:
     """Before anything starts, where a person can see it: a progress bar, and a clear reason on failure."""
     for source in _embedded_models(load_registry(_settings().config)):
         # The engine is a program of its own; its libraries need not be loaded here.
-        fetching = [sys.executable, "-m", "gateway.engine.weights", "ensure", source]
+        fetching = [sys.executable, "-c", _FETCH, "ensure", source]
         if (status := subprocess.run(fetching, check=False).returncode) != OK:  # noqa: S603  our own module
             return status
     return OK

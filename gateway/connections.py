@@ -110,6 +110,8 @@ class Connection(HttpToolsProtocol):
             return
         super().data_received(data)
         if self._in_head and not self._refused:
+            # Most heads come in one piece, and cost no clock.
+            self._expect()
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._too_large()
@@ -117,9 +119,10 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._in_body, self._head_bytes = True, False, 0
-        self._expect()
 
     def on_headers_complete(self) -> None:
+        if self._refused:
+            return  # what follows in the same bytes
         self._in_head, self._in_body = False, True
         self._stop_expecting()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:

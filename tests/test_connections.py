@@ -142,3 +142,12 @@ def test_client_that_reads_slowly_but_reads_is_left_alone(hasty: Running) -> Non
         while b"event: done" not in found:
             found += client.recv(1024)
     assert b"01999" in found
+
+
+def test_nothing_behind_a_head_that_was_refused_is_looked_at(hasty: Running) -> None:
+    asked = hasty.metric("gateway_http_requests_total")
+    refused = head("/v1/generate", f"X-Long: {'x' * 70_000}", "Content-Length: 0")
+    with closing(connected(hasty)) as client:
+        client.sendall(refused + posted("/v1/generate", {"inputs": "hello"}))
+        assert error_in(rest_of(client)) == (431, "headers_too_large")
+    assert hasty.metric("gateway_http_requests_total") == asked + 1  # the one that asked for the metrics
