@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import errno
 import itertools
+import logging
 import math
 import os
 import signal
@@ -14,7 +15,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,6 +26,7 @@ from pydantic import ValidationError
 from gateway import __version__, keys_command, registry
 from gateway.auth import Keys
 from gateway.config import Registry, Settings, SettingsError
+from gateway.connections import Connection, Patience
 from gateway.doctor import command as doctor_command
 from gateway.logs import configure_logging
 from gateway.main import create_app, wind_down
@@ -33,6 +37,14 @@ from gateway.store import command as store
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
 
+_FETCH = """
+import signal, sys
+interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)
+from gateway.engine.weights import main
+signal.signal(signal.SIGINT, interrupted)
+sys.exit(main())
+"""
+"""``python -m gateway.engine.weights``, and Ctrl-C during its imports ends it without a traceback of them."""
 OK, FAILED, USAGE = 0, 1, 2
 BACKLOG = 2048
 
@@ -107,7 +119,7 @@ def _prepare(_: argparse.Namespace) -> int:
     """Before anything starts, where a person can see it: a progress bar, and a clear reason on failure."""
     for source in _embedded_models(load_registry(_settings().config)):
         # The engine is a program of its own; its libraries need not be loaded here.
-        fetching = [sys.executable, "-m", "gateway.engine.weights", "ensure", source]
+        fetching = [sys.executable, "-c", _FETCH, "ensure", source]
         if (status := subprocess.run(fetching, check=False).returncode) != OK:  # noqa: S603  our own module
             return status
     return OK
@@ -141,8 +153,10 @@ def _serve(options: argparse.Namespace) -> int:
     except OSError as error:
         print(_cannot_listen(settings, error), file=sys.stderr)  # noqa: T201
         return FAILED
+    patience = Patience(settings.receive_timeout_s, settings.send_timeout_s)
     config = uvicorn.Config(
         app,
+        http=cast(type[asyncio.Protocol], partial(Connection, patience=patience)),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -153,21 +167,25 @@ def _serve(options: argparse.Namespace) -> int:
     # uvicorn raises the signal that stopped it once more when all is done. It has been obeyed by then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    with _pid_file(settings.run_dir / "gateway.pid"):
+    with _pid_file(settings.run_dir, listener.getsockname()[1]):
         server.run(sockets=[listener])
     return OK if server.started else FAILED
 
 
 @contextmanager
-def _pid_file(path: Path) -> Iterator[None]:
-    """Left where `make down` finds it. Raises SettingsError when nothing can be left there."""
+def _pid_file(folder: Path, port: int) -> Iterator[None]:
+    """Left where `make down` finds it: ``gateway.pid``, or with the port in its name while another gateway
+    that was started here has that one. Raises SettingsError when nothing can be left there."""
     own = str(os.getpid())
+    path = folder / "gateway.pid"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if _of_a_living_gateway(path):
+            path = folder / f"gateway-{port}.pid"
         path.write_text(own)
     except OSError as error:
         raise SettingsError(
-            f"GATEWAY_RUN_DIR={path.parent} cannot be used: {error.strerror or error}. "
+            f"GATEWAY_RUN_DIR={folder} cannot be used: {error.strerror or error}. "
             "It must be a folder in which the gateway can write."
         ) from error
     try:
@@ -175,6 +193,21 @@ def _pid_file(path: Path) -> Iterator[None]:
     finally:
         if path.exists() and path.read_text() == own:
             path.unlink()
+
+
+def _of_a_living_gateway(path: Path) -> bool:
+    """A process id can be used again by something else: where that can be seen, look."""
+    text = path.read_text().strip() if path.exists() else ""
+    if not text.isdigit() or int(text) == os.getpid():
+        return False
+    try:
+        os.kill(int(text), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    command = Path("/proc", text, "cmdline")
+    return b"gateway\0serve" in command.read_bytes() if command.exists() else True
 
 
 class _Server(uvicorn.Server):
@@ -196,6 +229,11 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         wind_down(self._app)
         await super().shutdown(sockets)
+        if self.force_exit:
+            # A second signal: nothing more is waited for. What is cancelled by that is no news.
+            logger = logging.getLogger("uvicorn.error")
+            logger.warning("Ended at once: running answers were broken off")
+            logger.disabled = True
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -19,7 +19,7 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
 Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96}$")]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PREFIX = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 TAGS = r"^[A-Za-z0-9_.-]+=[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+=[A-Za-z0-9_.-]+)*$"
 Weight = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
@@ -177,10 +177,13 @@ class Switching(Record):
 
     max_wait_s: Seconds = Field(30.0, description="who waits this long for another model gets the next turn")
     min_residency_s: float = Field(
-        10.0, ge=0, description="a model that came in keeps its place at least this long"
+        10.0, ge=0, allow_inf_nan=False, description="a model that came in keeps its place at least this long"
     )
     hold_idle_gaps: float = Field(
-        3.0, ge=0, description="an idle model is held for this many of its usual gaps between requests"
+        3.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="an idle model is held for this many of its usual gaps between requests",
     )
     return_to_default_after_s: Seconds | None = Field(
         None, description="bring the default model back after this long without requests"
@@ -319,6 +322,12 @@ class Settings(BaseSettings):
         None, description="file with the token that supervisors ask for"
     )
     max_body_bytes: int = Field(2_000_000, gt=0, description="larger request bodies are refused with 413")
+    receive_timeout_s: Seconds = Field(
+        60.0, description="a request's head, and then its body, must be there within this, or get 408"
+    )
+    send_timeout_s: Seconds = Field(
+        60.0, description="a client that takes nothing of its answer for this long is cut off"
+    )
     heartbeat_s: Seconds = Field(2.0, description="a waiting stream says something at least this often")
     drain_s: Seconds = Field(30.0, description="at shutdown, running answers may take this long to finish")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")

@@ -7,6 +7,8 @@ GatewayError
 │   ├── PayloadTooLarge       413  the body is over the limit
 │   ├── UnknownScenario       422  no scenario of that name
 │   └── NotSupported          422  part of a dialect that would change the answer, and that we do not have
+├── RequestTimeout            408  the request did not come in whole within its time
+├── HeadTooLarge              431  the request's line and headers are over the limit
 ├── Unauthorized              401  no key, or a wrong one
 ├── Forbidden                 403  the key is not for this; or none is set, and a web page asks
 ├── NotFound                  404  no such route or object
@@ -86,6 +88,16 @@ class NotSupported(InvalidRequest):
     type = "unsupported_parameter"
 
 
+class RequestTimeout(GatewayError):
+    status = 408
+    type = "request_timeout"
+
+
+class HeadTooLarge(GatewayError):
+    status = 431
+    type = "headers_too_large"
+
+
 class Unauthorized(GatewayError):
     status = 401
     type = "unauthorized"
@@ -108,6 +120,11 @@ class ModelNotFound(NotFound):
 class MethodNotAllowed(GatewayError):
     status = 405
     type = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: str = "") -> None:
+        """``allowed``: the methods that do work, as the header Allow has them."""
+        super().__init__(message, hint=f"Use {allowed}" if allowed else None)
+        self.allowed = allowed
 
 
 class Overloaded(GatewayError):

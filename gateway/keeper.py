@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,6 +25,8 @@ TICK_S = 0.5
 """Pauses are slept in steps of this size: what is decided meanwhile can make them shorter."""
 
 
+AWAY_FACTOR, AWAY_MAX_S = 1.5, 10.0
+"""One that is away for long is looked for less and less often."""
 LOOK_ON_S = 1.0
 FIRST_NAMES_S = 2.0
 _BEST_FIRST: tuple[Seen, ...] = ("answers", "busy", "ended")
@@ -130,6 +133,7 @@ class Keeper:
     async def _pause(self, replica: Replica, pause_s: float) -> None:
         """Until it is to be probed: at once when it is new, soon when it is down or its pause is over."""
         begun = time.perf_counter()
+        pause_s *= random.uniform(0.75, 1.25)  # noqa: S311  so that hundreds are not probed at one moment
         await asyncio.sleep(0)
         while (left_s := begun + self._due_s(replica, begun, pause_s) - time.perf_counter()) > 0:
             await asyncio.sleep(min(left_s, TICK_S))
@@ -138,7 +142,8 @@ class Keeper:
         if replica.probed_at is None:
             return 0.0
         if not replica.up:
-            return pause_s
+            misses = max(0, -replica.row - 1)
+            return min(pause_s * AWAY_FACTOR ** min(misses, 20), max(pause_s, AWAY_MAX_S))
         if replica.retry_at is not None and not replica.on_trial:
             return min(self._probes.interval_s, max(0.0, replica.retry_at - begun))
         return self._probes.interval_s

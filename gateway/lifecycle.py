@@ -23,6 +23,8 @@ from gateway.upstream.supervisor import SupervisorClient, SupervisorStatus, Supe
 
 POLL_S = 0.2
 RETURN_POLL_S = 1.0
+RETURN_POLL_MAX_S = 10.0
+"""An engine of somebody else's that is away for long is looked for less often; a request looks at once."""
 QUICK_PROBE_S = 2.0
 FORCE_GRACE_S = 1.0
 """For an engine that is sick, or whose answers are to break off: time to say goodbye, not to drain."""

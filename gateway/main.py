@@ -8,7 +8,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gateway import __version__, gauges, telemetry
 from gateway.api import (
@@ -24,7 +26,9 @@ from gateway.api import (
 )
 from gateway.api.bodies import BodyRoute, cut_name
 from gateway.api.context import NATIVE, Envelope, RequestContext, error_response, request_id_of
+from gateway.api.document import DocumentedApp, described
 from gateway.api.services import Services
+from gateway.api.shapes import OpenAIError
 from gateway.auth import Keys, RequireKey, ThisMachine
 from gateway.config import Registry, Settings, SettingsError, read_secret
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
@@ -63,7 +67,7 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
             )
             yield
 
-    app = FastAPI(
+    app = DocumentedApp(
         title="Unified LLM Inference Gateway",
         version=__version__,
         lifespan=lifespan,
@@ -72,6 +76,7 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
     )
     app.state.metrics = metrics
     app.router.route_class = BodyRoute
+    app.locked = keys.asked_for
     machine = None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host)
     app.add_middleware(RequireKey, keys=keys, machine=machine)
     # Added last, so it is the outermost.
@@ -84,17 +89,18 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
 def _add_routes(app: FastAPI) -> None:
     """Every path of the product. All but those in auth.PUBLIC_PATHS ask for a key."""
 
-    def add(method: str, path: str, handler: Callable[..., Any], answer: type | None = None) -> None:
-        app.add_api_route(path, handler, methods=[method], response_model=answer)
+    def add(method: str, path: str, handler: Callable[..., Any]) -> None:
+        on_the_page = described(path, method, handler, _envelope_of(path))
+        app.add_api_route(path, handler, methods=[method], **on_the_page)
 
-    add("POST", "/v1/generate", native.generate, native.GenerateAnswer)
-    add("POST", "/v1/render", native.render_prompt, native.RenderAnswer)
+    add("POST", "/v1/generate", native.generate)
+    add("POST", "/v1/render", native.render_prompt)
     add("GET", "/v1/scenarios", native.scenarios)
     add("GET", "/v1/models", ops.models)
     add("GET", "/v1/models/{model_id:path}/logs", ops.logs)
-    add("GET", "/v1/models/{model_id:path}", ops.model)
     add("POST", "/v1/models/{model_id:path}/load", ops.load)
     add("POST", "/v1/models/{model_id:path}/unload", ops.unload)
+    add("GET", "/v1/models/{model_id:path}", ops.model)
     add("GET", "/v1/events", ops.events)
     add("GET", "/v1/experiments", experiments.experiments)
     add("GET", "/v1/experiments/{alias:path}", experiments.experiment)
@@ -212,9 +218,9 @@ _TGI_PATHS = (
     "/models",
 )
 ENVELOPES: Mapping[str, Envelope] = {
-    "/v1/chat": Envelope(openai_answers.CHAT.error),
-    "/v1/completions": Envelope(openai_answers.TEXT.error),
-    **dict.fromkeys(openai.NOT_OFFERED_ROOTS, Envelope(openai_answers.CHAT.error)),
+    "/v1/chat": Envelope(openai_answers.CHAT.error, OpenAIError),
+    "/v1/completions": Envelope(openai_answers.TEXT.error, OpenAIError),
+    **dict.fromkeys(openai.NOT_OFFERED_ROOTS, Envelope(openai_answers.CHAT.error, OpenAIError)),
     "/v1/messages": anthropic_bodies.ENVELOPE,
     **dict.fromkeys(("/", *_TGI_PATHS), tgi_bodies.ENVELOPE),
 }
@@ -229,10 +235,16 @@ def _envelope_of(path: str) -> Envelope:
     return next(found, NATIVE)
 
 
+def _methods_of(request: Request) -> set[str]:
+    """All that the path can be asked with: each is a route of its own, and the first that fits is meant."""
+    routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
+    pattern = next((route.path for route in routes if route.matches(request.scope)[0] is Match.PARTIAL), None)
+    return {method for route in routes if route.path == pattern for method in route.methods or ()}
+
+
 def _as_ours(request: Request, error: Exception) -> GatewayError:
     path = request.url.path
     if isinstance(error, HTTPException) and error.status_code == MethodNotAllowed.status:
-        allowed = (error.headers or {}).get("Allow", "another method")
         what = f"{request.method} does not work on {cut_name(path)}."
-        return MethodNotAllowed(what, hint=f"Use {allowed}.")
+        return MethodNotAllowed(what, allowed=", ".join(sorted(_methods_of(request))))
     return NotFound(f"There is nothing at {cut_name(path)}.", hint="All routes are listed at /docs.")

@@ -19,8 +19,8 @@ class GenerationRequest:
     """What every dialect turns its body into.
 
     Either ``inputs`` (through a scenario), or ``messages``, or a ``conversation``, which the engine's own
-    chat route renders. ``started`` is the instant, on the monotonic clock, at which the request came. ``who`` is who answers, where that
-    is decided; otherwise ``model``, a name or None, decides.
+    chat route renders. ``started`` is the instant, on the monotonic clock, at which the request came.
+    ``who`` is who answers, where that is decided; otherwise ``model``, a name or None, decides.
     """
 
     model: str | None

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from gateway.config import ModelSpec, Registry
-from gateway.fields import did_you_mean, names_at
+from gateway.fields import did_you_mean, follows, in_words, names_at
 from gateway.problems import Problem, points_at
 from gateway.registry_aliases import alias_problems
 
@@ -55,7 +55,7 @@ def parse(raw: object, source: str, *, families: Collection[str], engines: Colle
     try:
         registry = Registry.model_validate(raw)
     except ValidationError as error:
-        problems += [_explain(detail) for detail in error.errors()]
+        problems += [_explain(detail) for detail in error.errors() if not follows(detail)]
     problems += _across(raw, families, engines)
     if registry is None or problems:
         raise RegistryError(source, _without_repeats(problems))
@@ -97,7 +97,8 @@ def _explain(detail: Mapping[str, Any]) -> Problem:
         return Problem(path, "is required")
     if detail["type"] == "string_pattern_mismatch":
         return Problem(path, f"{detail['input']!r} does not have the right form: {_form_at(loc)}")
-    return Problem(path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]} (got {_short(detail['input'])})")
+    message = in_words(str(detail["msg"]))
+    return Problem(path, f"{message[:1].lower()}{message[1:]} (got {_short(detail['input'])})")
 
 
 _NAME_FORM = "letters, digits, `.`, `_`, `-`, at most 64, beginning with a letter or digit"

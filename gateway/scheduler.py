@@ -311,7 +311,8 @@ class Scheduler:
             complaint = room_complaint(device, model, due=model.due_at(self._policy.max_wait_s) <= now)
             if complaint is not None:
                 for_good = model.footprint_bytes > device.most_bytes(but=model)
-                (self._life.give_up if for_good else self._life.go_without)(model, complaint, now)
+                tell = self._life.give_up if for_good else self._life.go_without
+                tell(model, complaint, now, None if for_good else outlook.stuck_for_s(device, now))
             elif model.footprint_bytes <= device.attainable_bytes(but=model):
                 model.told_no_room = False
                 asking.append(model)

@@ -1,10 +1,11 @@
 """llama.cpp's own server, as somebody else would run it.
 
-``llama_server.py MODEL PORT SLOTS CONTEXT [TEMPLATE]``: a template takes the place of the model's own.
-Ends when its standard input does.
+``llama_server.py MODEL PORT SLOTS CONTEXT [stay] [TEMPLATE]``: a template takes the place of the model's own.
+Ends when its standard input does; with ``stay`` at a signal, as under a supervisor.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import xllamacpp
 
 
 def main() -> None:
-    model, port, slots, context, *template = sys.argv[1:]
+    model, port, slots, context, *more = sys.argv[1:]
+    stay, template = "stay" in more, [one for one in more if one != "stay"]
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.hostnames = ["127.0.0.1"]
@@ -29,6 +31,8 @@ def main() -> None:
     params.verbosity = 1
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
+    if stay:
+        signal.pause()
     sys.stdin.read()
     os._exit(0)  # an orderly exit would join threads that may still be generating
 

@@ -80,7 +80,7 @@ def test_every_problem_is_reported_at_once_with_its_path(tmp_path: Path) -> None
 
     for expected in (
         "models[0].family: `qwen9` does not exist (did you mean `qwen2`?); allowed: chatml, llama-3.1,",
-        "models[0].limts: unknown key (did you mean `limits`?); allowed here: aliases, command,",
+        "models[0].limts: unknown key (did you mean `limits`?); allowed here: aliases, capabilities, command,",
         "models[0].limits.max_queu: unknown key (did you mean `max_queue`?)",
         "models[0].limits.max_concurrent: input should be greater than 0 (got 0)",
         "models[1].id: the name `qwen2` is taken already, by models[0].id",
@@ -280,3 +280,16 @@ def test_replicas_that_cannot_be_are_refused(
     tmp_path: Path, record: dict[str, object], expected: str
 ) -> None:
     assert expected in problems(tmp_path, {"models": [record]})
+
+
+def test_only_model_that_is_faulty_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError) as caught:
+        load_registry(written(tmp_path, {"models": [SMALLEST | {"limits": {"max_concurrent": 0}}]}))
+    assert [problem.path for problem in caught.value.problems] == ["models[0].limits.max_concurrent"]
+
+
+def test_list_of_the_wrong_length_is_said_without_pythons_words(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError) as caught:
+        load_registry(written(tmp_path, {"models": [SMALLEST | {"command": []}]}))
+    assert "models[0].command: should have at least 1 item, not 0" in str(caught.value)
+    assert "Tuple" not in str(caught.value)

@@ -84,6 +84,32 @@ def test_what_could_not_be_stopped_is_stopped_by_force_later_and_its_memory_is_n
     assert desk.say(5, Stopped("a")) == [Start("b")]
 
 
+def test_who_waits_for_what_could_not_be_stopped_waits_for_the_next_tries() -> None:
+    desk = Desk(policy=SwitchPolicy(backoff_initial_s=60, backoff_max_s=120)).resident("a")
+    desk.say(1, Arrived(1, "b"), StopFailed("a", "its supervisor is gone"))
+    assert desk.say(31, Tick()) == []  # due long ago, and the next try is to come
+    assert desk.say(61, Tick()) == [Stop("a", force=True)]
+    assert desk.say(62, Stopped("a")) == [Start("b")]
+
+
+def test_who_waits_for_what_can_never_be_stopped_is_told_when_it_is_tried_again() -> None:
+    desk = Desk().resident("a")
+    desk.say(1, Arrived(1, "b"))
+    for at in (2, 10, 20):
+        assert desk.say(at, StopFailed("a", "still there")) == []
+        desk.say(at + 9, Tick())
+    desk.say(30, StopFailed("a", "still there"))
+    refused = refusal(desk.say(31, Tick()), 1)
+    assert (refused.code, refused.retry_after_s) == ("does_not_fit", 15)
+
+
+def test_who_is_sent_away_by_an_unload_is_told_when_to_come_back() -> None:
+    desk = Desk().resident("a", busy=1)
+    desk.say(1, Arrived(1, "b"))
+    told = refusal(desk.say(2, UnloadAsked("b")), 1)
+    assert (told.code, told.retry_after_s) == ("unloaded", 45)  # a stop and a load of 8 GB, both guessed
+
+
 # Leaving
 
 
@@ -201,7 +227,7 @@ def test_nothing_is_estimated_before_it_was_measured() -> None:
     desk = Desk()
     desk.say(0, Arrived(1, "a"))
     assert desk.scheduler.outlook(1, 1).eta_s is None
-    assert desk.scheduler.retry_after_s("a", 1) is None
+    assert desk.scheduler.retry_after_s("a", 1) == 40  # a guess from its 8 GB, for whoever is to come back
 
 
 def test_the_outlook_follows_a_request_from_queue_to_engine_with_measured_times() -> None:

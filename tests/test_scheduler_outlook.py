@@ -19,7 +19,7 @@ def test_a_load_that_is_overdue_has_no_estimate_any_more() -> None:
     desk.say(40, Arrived(1, "a"), Stopped("b"))
     for at, left_s in ((41, 19), (59.5, 0.5), (60, None), (75, None)):
         assert desk.scheduler.outlook(1, at).eta_s == left_s
-        assert desk.scheduler.retry_after_s("a", at) == left_s
+        assert desk.scheduler.retry_after_s("a", at) == (20 if left_s is None else left_s)
 
 
 def test_a_position_counts_who_came_before_with_at_least_the_same_priority() -> None:

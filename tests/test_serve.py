@@ -216,11 +216,12 @@ def test_taken_port_is_said_in_one_sentence_before_anything_starts(tmp_path: Pat
 
 
 def test_wrong_settings_are_named(tmp_path: Path) -> None:
-    refused = run("serve", port="many", heartbeat_s="0", run_dir=str(tmp_path))
+    refused = run("serve", port="many", heartbeat_s="0", drain_s="inf", run_dir=str(tmp_path))
 
     assert refused.returncode == 1
     assert "GATEWAY_PORT: Input should be a valid integer" in refused.stderr
     assert "GATEWAY_HEARTBEAT_S: Input should be greater than 0" in refused.stderr
+    assert "GATEWAY_DRAIN_S: Input should be a finite number" in refused.stderr
 
 
 def test_check_config_says_what_is_there_or_all_that_is_wrong(tmp_path: Path) -> None:

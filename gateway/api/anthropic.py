@@ -24,7 +24,7 @@ from gateway.api.receipts import (
     waiting_comment,
 )
 from gateway.api.services import services_of
-from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.api.tokens import count_of
 from gateway.errors import EngineError, GatewayError
 from gateway.schemas import ToolCall, ToolCallDelta
@@ -60,7 +60,8 @@ async def messages(request: Request, body: MessagesBody) -> Response:
     head = await until_left(request, anext(events))
     answering = reading.who or who
     headers = origin_headers(answering.spec.id, answering.origin) | reply.headers
-    return EventStream(head, events, headers, stream_limit_s(who.spec.timeouts))
+    limit_s = stream_limit_s(who.spec.timeouts)
+    return EventStream(head, events, headers, limit_s, _error(shutting_down(), reply))
 
 
 async def count_tokens(request: Request, body: CountBody) -> Response:
@@ -224,7 +225,11 @@ async def _events(request: Request, stream: Stream, reading: Reading) -> AsyncGe
     except GatewayError as error:
         if not begun:
             raise
-        yield encode_event("error", to_json(error_body(error, stream.reply.request_id)))
+        yield _error(error, stream.reply)
+
+
+def _error(error: GatewayError, reply: Reply) -> bytes:
+    return encode_event("error", to_json(error_body(error, reply.request_id)))
 
 
 def _use(call: ToolCall) -> dict[str, Any]:

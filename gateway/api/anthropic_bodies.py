@@ -13,8 +13,9 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.api.anthropic_tools import Text, ToolBody, ToolChoice, Turn, choice_of, tools_of, turns_of
-from gateway.api.bodies import NonEmptyName
+from gateway.api.bodies import NonEmptyName, null_is_left_out
 from gateway.api.context import Envelope
+from gateway.api.shapes import AnthropicError
 from gateway.api.tool_bodies import MAX_TOOLS, conversation, messages
 from gateway.errors import GatewayError, InvalidRequest, NotSupported
 from gateway.generation import GenerationRequest
@@ -50,7 +51,9 @@ REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
 class CountBody(BaseModel):
     """Body of /v1/messages/count_tokens."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=null_is_left_out
+    )
 
     model: NonEmptyName = Field(description="model or alias")
     messages: tuple[Turn, ...] = Field(
@@ -158,6 +161,6 @@ def _kind(error: GatewayError) -> str:
     return _KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
 
 
-ENVELOPE: Final = Envelope(error_body, {InvalidRequest.status: 400}, "request-id")
+ENVELOPE: Final = Envelope(error_body, AnthropicError, {InvalidRequest.status: 400}, "request-id")
 """A broken rule is 400 in that API. A model that cannot answer now stays 503 and does not become that API's
 529: proxies know 503, Retry-After is defined for it, and clients repeat both."""

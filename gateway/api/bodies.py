@@ -7,6 +7,7 @@ since FastAPI still sees the signature.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import NoneType
@@ -16,8 +17,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from gateway.errors import InvalidJson, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
-from gateway.fields import did_you_mean, names_at
+from gateway.errors import InvalidJson, InvalidRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from gateway.fields import did_you_mean, follows, in_words, names_at
 from gateway.parameters import HINTS, Parameters
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -36,6 +37,21 @@ def cut_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(cut_name)]
 """A name that a client gives for a model or a scenario."""
 NonEmptyName = Annotated[str, Field(min_length=1), AfterValidator(cut_name)]
+
+
+def null_is_left_out(schema: dict[str, Any]) -> None:
+    """For ``json_schema_extra`` of a body in which null counts as left out: its schema says so."""
+    required = schema.get("required", ())
+    for name, known in schema.get("properties", {}).items():
+        if name not in required and not _takes_null(known):
+            about = {key: known[key] for key in ("title", "description", "default") if key in known}
+            rest = {key: value for key, value in known.items() if key not in about}
+            schema["properties"][name] = {"anyOf": [rest, {"type": "null"}], **about}
+
+
+def _takes_null(schema: Mapping[str, Any]) -> bool:
+    kinds = schema.get("anyOf", [schema])
+    return any(kind.get("type") in (None, "null") and "$ref" not in kind for kind in kinds)
 
 
 class BodyRoute(APIRoute):
@@ -68,8 +84,9 @@ def _with_body(
 
 async def _body_of(request: Request, body_type: type[Body], *, optional: bool) -> Body | None:
     """The validated body. The bytes are gone when the endpoint, which may wait for long, runs."""
-    raw = await read_body(request, request.app.state.services.settings.max_body_bytes)
-    if optional and not raw:
+    settings = request.app.state.services.settings
+    raw = await read_body(request, settings.max_body_bytes, settings.receive_timeout_s)
+    if optional and raw.strip() in (b"", b"null"):
         return None
     _check_content_type(request.headers.get("content-type"))
     return parse(raw, body_type)
@@ -83,8 +100,23 @@ def _check_content_type(value: str | None) -> None:
         raise UnsupportedMediaType(f"The body must be JSON, but its content type is {got}.", hint=hint)
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body. Raises PayloadTooLarge as soon as it is known to be over the limit."""
+async def read_body(request: Request, limit_bytes: int, limit_s: float) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as it is known to be over the limit, and RequestTimeout
+    when it is not complete within ``limit_s`` seconds."""
+    clock = asyncio.timeout(limit_s)
+    try:
+        async with clock:
+            return await _whole_body(request, limit_bytes)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+        raise RequestTimeout(
+            f"The body was not complete within {limit_s:g} s.",
+            hint="Send it faster, or have the operator raise GATEWAY_RECEIVE_TIMEOUT_S.",
+        ) from None
+
+
+async def _whole_body(request: Request, limit_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
@@ -114,7 +146,7 @@ def parse(raw: bytes, body_type: type[Body]) -> Body:
 
 
 def _explained(error: ValidationError, raw: bytes, body_type: type[BaseModel]) -> InvalidRequest:
-    details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
+    details = [detail for detail in error.errors(include_url=False) if not follows(detail)]
     first = details[0]
     if first["type"] == "json_invalid":
         return InvalidJson(
@@ -125,11 +157,6 @@ def _explained(error: ValidationError, raw: bytes, body_type: type[BaseModel]) -
     if len(details) > len(sentences):
         sentences.append(f"And {len(details) - len(sentences)} more.")
     return InvalidRequest(" ".join(sentences), field=field or None, hint=_hint(first))
-
-
-def _follows(detail: Mapping[str, Any]) -> bool:
-    """Whether a list is only too short because its items are wrong, which is said already."""
-    return detail["type"] == "too_short" and bool(len(detail["input"]) >= detail["ctx"]["min_length"])
 
 
 def _json_reason(raw: bytes, detail: Mapping[str, Any]) -> str:
@@ -159,6 +186,9 @@ def _sentence(detail: Mapping[str, Any], body_type: type[BaseModel]) -> str:
         return f"{path} is required."
     if detail["type"] == "value_error":
         return f"{path}: {detail['ctx']['error']}."
+    message = in_words(str(detail["msg"]))
+    if message.startswith("Should have "):
+        return f"{path} must have {message.removeprefix('Should have ')}."
     return f"{path} must be {_rule(loc, detail)}, not {_short(detail['input'])}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -11,14 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api import shapes
 from gateway.api.labels import GENERATIONS, NO_ROUTE, route_label
-from gateway.api.streams import ClientLeft
-from gateway.errors import GatewayError, InternalError
+from gateway.api.streams import ClientLeft, shutting_down
+from gateway.errors import GatewayError, InternalError, MethodNotAllowed
 from gateway.metrics import Metrics
 from gateway.tracing import Tracing
 from gateway.trail import Trail, begin
@@ -28,9 +31,14 @@ logger = logging.getLogger("gateway.access")
 PATIENCE_S = 120.0
 """The longest Retry-After that OpenAI's clients keep to: told a longer one, they would come back early."""
 _PASSING = frozenset({429, 502, 503, 504})
+_UNREAD = frozenset({408, 413})
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(rb"[ -~]{1,512}")
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(8)
 
 
 def request_id_of(request: Request) -> str:
@@ -58,15 +66,16 @@ ErrorBody = Callable[[GatewayError, str], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """How a dialect says that something went wrong: the body; statuses where it has others than ours; and the
-    header in which its clients look for the request's id."""
+    """How a dialect says that something went wrong: the body, and its form; statuses where it has others than
+    ours; and the header in which its clients look for the request's id."""
 
     body: ErrorBody
+    shape: type[BaseModel]
     statuses: Mapping[int, int] = field(default_factory=dict)
     id_header: str | None = None
 
 
-NATIVE = Envelope(error_body)
+NATIVE = Envelope(error_body, shapes.Error)
 
 
 def error_response(error: GatewayError, request_id: str, envelope: Envelope = NATIVE) -> Response:
@@ -74,6 +83,11 @@ def error_response(error: GatewayError, request_id: str, envelope: Envelope = NA
     if error.retry_after_s is not None:
         # Whole seconds by RFC 9110, rounded up: a client that comes earlier would be refused again.
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, MethodNotAllowed) and error.allowed:
+        headers["allow"] = error.allowed
+    if error.status in _UNREAD:
+        # The rest of the body may still be on its way, and nobody will read it.
+        headers["connection"] = "close"
     if not _may_pass(error):
         headers["x-should-retry"] = "false"
     status = envelope.statuses.get(error.status, error.status)
@@ -148,6 +162,11 @@ class RequestContext:
             await self._app(scope, receive, exchange.send)
         except (ClientLeft, ClientDisconnect):
             pass  # nobody is there to read an answer; the log line says "left"
+        except asyncio.CancelledError:
+            # The server ends, and has waited for its answers as long as it may.
+            if exchange.status:
+                raise
+            await self._refuse(shutting_down(), exchange, scope, receive)
         except GatewayError as error:
             if exchange.status:
                 raise
@@ -171,7 +190,7 @@ class _Exchange:
     """One request and its answer, as the log and the metrics see them."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.request_id = _incoming_id(scope) or secrets.token_hex(8)
+        self.request_id = _incoming_id(scope) or new_request_id()
         self.status = 0
         self._scope = scope
         self._send = send

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from gateway.answers import Answer, Waiting
 from gateway.api.asking import MAX_FALLBACKS, asked_of, note_answer, who_answers
-from gateway.api.bodies import Name, NonEmptyName
+from gateway.api.bodies import Name, NonEmptyName, null_is_left_out
 from gateway.api.context import error_body, json_response, request_id_of
 from gateway.api.receipts import (
     ReceiptBody,
@@ -24,7 +24,7 @@ from gateway.api.receipts import (
     waiting_comment,
 )
 from gateway.api.services import services_of
-from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation import Generation, GenerationRequest
 from gateway.parameters import Parameters
@@ -48,7 +48,7 @@ class MessageBody(BaseModel):
 class PromptBody(BaseModel):
     """What a prompt is made of."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=null_is_left_out)
 
     model_id: NonEmptyName | None = Field(None, description="model or alias; left out: the default model")
     inputs: str | None = Field(None, min_length=1, description="the text; instead of messages")
@@ -152,7 +152,8 @@ async def generate(request: Request, body: GenerateBody) -> Response:
     events = _events(generation, body, request)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(generation.spec.timeouts)
-    return EventStream(head, events, origin_headers(generation.spec.id, generation.who.origin), limit_s)
+    headers = origin_headers(generation.spec.id, generation.who.origin)
+    return EventStream(head, events, headers, limit_s, _error(shutting_down(), request))
 
 
 async def render_prompt(request: Request, body: RenderBody) -> Response:
@@ -267,9 +268,13 @@ async def _events(generation: Generation, body: GenerateBody, request: Request) 
     except GatewayError as error:
         if not begun:
             raise
-        yield encode_event("error", to_json(error_body(error, request_id_of(request))))
+        yield _error(error, request)
     finally:
         await generation.aclose()
+
+
+def _error(error: GatewayError, request: Request) -> bytes:
+    return encode_event("error", to_json(error_body(error, request_id_of(request))))
 
 
 def _token(index: int, token: Token) -> bytes:

@@ -35,7 +35,7 @@ from gateway.api.openai_bodies import (
 from gateway.api.openai_choices import Choice, End, Piece, side_by_side
 from gateway.api.receipts import origin_headers, receipt_headers
 from gateway.api.services import services_of
-from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.errors import GatewayError
 from gateway.generation import GenerationRequest
 from gateway.routing import Who
@@ -85,7 +85,7 @@ async def not_offered(request: Request) -> Response:
 
 
 def _who(request: Request, body: SamplingBody) -> Who:
-    """Who answers: the model that the path names; otherwise the one that the body does, or the default one."""
+    """Who answers: whom the path names, or else the body; without both the default model."""
     name = model_asked(body.model, services_of(request).registry.names())
     if (in_path := request.path_params.get("model_id")) is not None:
         name = cut_name(in_path.strip("/"))
@@ -114,7 +114,8 @@ async def _answer(
     events = _events(request, reply, Stream(reply, len(choices), body.stream_options.include_usage), pieces)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(reply.spec.timeouts)
-    return EventStream(head, events, _opening_headers(choices, reply), limit_s)
+    farewell = _error(shutting_down(), reply)
+    return EventStream(head, events, _opening_headers(choices, reply), limit_s, farewell)
 
 
 def _opening_headers(choices: Sequence[Choice], reply: Reply) -> dict[str, str]:
@@ -155,4 +156,8 @@ async def _events(
     except GatewayError as error:
         if not begun:
             raise
-        yield encode_data(to_json(reply.form.error(error, reply.request_id)))
+        yield _error(error, reply)
+
+
+def _error(error: GatewayError, reply: Reply) -> bytes:
+    return encode_data(to_json(reply.form.error(error, reply.request_id)))

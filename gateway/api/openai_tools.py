@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gateway.api.bodies import null_is_left_out
 from gateway.api.tool_bodies import TOOL_NAME
 from gateway.errors import InvalidRequest, NotSupported
 from gateway.schemas import Tool, ToolCall, ToolMode
@@ -18,7 +19,9 @@ ToolName = Annotated[str, Field(pattern=TOOL_NAME)]
 class OpenAiBody(BaseModel):
     """Base of OpenAI's bodies: what is unknown is ignored, and null is the same as left out."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore", strict=True, allow_inf_nan=False, json_schema_extra=null_is_left_out
+    )
 
     @model_validator(mode="before")
     @classmethod

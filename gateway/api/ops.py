@@ -17,7 +17,7 @@ from gateway.api.context import json_response
 from gateway.api.services import Services, services_of
 from gateway.api.streams import EventStream, until_left
 from gateway.config import AliasSpec, ModelSpec
-from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.errors import InvalidRequest, MethodNotAllowed, ModelNotFound
 from gateway.events import ModelEvent
 from gateway.replicas import Replica
 from gateway.scheduler import State
@@ -25,6 +25,7 @@ from gateway.upstream.address import shown
 from gateway.wire.sse import encode_comment, encode_event
 
 MAX_TAIL = 2000
+DEFAULT_TAIL = 200
 
 
 class UnloadBody(BaseModel):
@@ -33,6 +34,12 @@ class UnloadBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     force: bool = Field(False, description="do not wait for running answers: they break off")
+
+
+class LoadBody(BaseModel):
+    """Nothing can be chosen: an empty object, or no body at all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 async def health(request: Request) -> Response:
@@ -75,12 +82,14 @@ async def models_at(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """One model, by id or alias; or a split alias."""
     services, name = services_of(request), _name(request)
+    if name.endswith(("/load", "/unload")) and services.registry.resolve(name) is None:
+        raise MethodNotAllowed(f"{request.method} does not work on {request.url.path}.", allowed="POST")
     split = services.registry.splits().get(name)
     row = _split(services, name, split) if split else _model(services, _spec(request))
     return json_response(row)
 
 
-async def load(request: Request) -> Response:
+async def load(request: Request, body: LoadBody | None = None) -> Response:
     """Bring a model in. Answers at once; the state is under /v1/models/{id}."""
     services, spec = services_of(request), _spec(request)
     _must_be_managed(spec)
@@ -105,7 +114,7 @@ async def logs(request: Request) -> Response:
 
 
 def _tail(request: Request) -> int:
-    text = request.query_params.get("tail", "200")
+    text = request.query_params.get("tail", str(DEFAULT_TAIL))
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_TAIL:
         raise InvalidRequest(f"tail must be a number from 1 to {MAX_TAIL}, not {text!r}.", field="tail")
     return int(text)

@@ -13,11 +13,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.config import Timeouts
+from gateway.errors import ModelUnavailable
+from gateway.model_manager import COME_BACK, SHUTTING_DOWN
 
 logger = logging.getLogger("gateway.streams")
 
 UNREAD_S = 60.0
 """Beyond all that an answer may take, a client has this long to read the rest of it."""
+
+_GOODBYE_S = 1.0
 
 Result = TypeVar("Result")
 
@@ -31,6 +35,11 @@ SSE_HEADERS = {
 def stream_limit_s(times: Timeouts) -> float:
     """How long a stream may take at most, with all its waiting and reading."""
     return times.wait_s + times.total_s + UNREAD_S
+
+
+def shutting_down() -> ModelUnavailable:
+    """For whoever is still being answered when the gateway ends."""
+    return ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
 
 
 class ClientLeft(Exception):
@@ -57,7 +66,8 @@ class EventStream(Response):
     ``head`` is the first of ``chunks``, which the handler has read: closing a generator that has not begun
     runs none of its ``finally``, and what is refused before the first chunk keeps its own status.
     ``limit_s`` bounds the whole answer in seconds: a client that stops reading, but keeps its connection,
-    would otherwise hold its place for ever.
+    would otherwise hold its place for ever. ``farewell`` is how the dialect says that the gateway ends before
+    the stream does.
     """
 
     def __init__(
@@ -66,11 +76,13 @@ class EventStream(Response):
         chunks: AsyncGenerator[bytes],
         headers: Mapping[str, str],
         limit_s: float | None = None,
+        farewell: bytes = b"",
     ) -> None:
         super().__init__(headers={**SSE_HEADERS, **headers})
         self._chunks = chunks
         self._head = head
         self._limit_s = limit_s
+        self._farewell = farewell
         # Response() counted the bytes of an empty body.
         del self.headers["content-length"]
 
@@ -87,7 +99,15 @@ class EventStream(Response):
                     logger.warning("stream cut off: not read to its end within %g s", self._limit_s)
                 except asyncio.CancelledError:
                     if not left.is_set():
-                        raise
+                        # The server ends, and has waited for its answers as long as it may.
+                        await self._say_goodbye(send)
+
+    async def _say_goodbye(self, send: Send) -> None:
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await send({"type": "http.response.body", "body": self._farewell, "more_body": False})
+        except TimeoutError:
+            logger.warning("stream cut off at the end without a word: it is not read")
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

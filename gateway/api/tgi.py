@@ -23,7 +23,7 @@ from gateway.api.context import json_response
 from gateway.api.names import model_asked
 from gateway.api.receipts import origin_headers, receipt_headers, waiting_comment
 from gateway.api.services import Services, services_of
-from gateway.api.streams import EventStream, stream_limit_s, until_left
+from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.api.tgi_bodies import TgiBody, TgiChatBody, TgiCompatBody, error_body
 from gateway.api.tokens import tokens_of
 from gateway.config import ModelSpec
@@ -144,7 +144,7 @@ def _check_path(request: Request, name: str) -> None:
     method = METHODS.get(name.rpartition("/")[2])
     if method is not None and method != request.method:
         path = request.url.path
-        raise MethodNotAllowed(f"{request.method} does not work on {path}.", hint=f"Use {method}.")
+        raise MethodNotAllowed(f"{request.method} does not work on {path}.", allowed=method)
 
 
 # ---------------------------------------------------------------- generating
@@ -227,7 +227,7 @@ async def _stream(request: Request, body: TgiBody, *, full_text: bool = False) -
     head = await until_left(request, anext(events))
     headers = {"content-type": "text/event-stream", **_compute_headers(body)}
     headers |= origin_headers(generation.spec.id, generation.who.origin)
-    return EventStream(head, events, headers, stream_limit_s(times))
+    return EventStream(head, events, headers, stream_limit_s(times), _error(shutting_down()))
 
 
 async def _events(
@@ -259,9 +259,13 @@ async def _events(
     except GatewayError as error:
         if not begun:
             raise
-        yield _on_one_line(data_event(error_body(error)))
+        yield _error(error)
     finally:
         await generation.aclose()
+
+
+def _error(error: GatewayError) -> bytes:
+    return _on_one_line(data_event(error_body(error)))
 
 
 def _last_event(index: int, token: Token, answer: Answer, details: bool) -> bytes:

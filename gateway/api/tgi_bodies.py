@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gateway.api.bodies import Name
 from gateway.api.context import Envelope
+from gateway.api.shapes import TgiError
 from gateway.errors import EngineError, GatewayError, InvalidRequest, Overloaded, WaitTimeout
 from gateway.parameters import Grammar, Parameters
 from gateway.schemas import Role
@@ -107,5 +108,5 @@ def _kind(error: GatewayError) -> str:
             return error.type
 
 
-ENVELOPE: Final = Envelope(error_body, statuses={EngineError.status: 424})
+ENVELOPE: Final = Envelope(error_body, TgiError, statuses={EngineError.status: 424})
 """TGI answers with 424 when a generation fails; the other statuses are ours."""

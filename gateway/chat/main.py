@@ -69,7 +69,8 @@ def gateway_url(text: str) -> str:
         url = httpx.URL(text if "://" in text else f"http://{text}")
     except httpx.InvalidURL as error:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
+    port_is_wrong = url.port is not None and not 0 < url.port < 65536
+    if url.scheme not in ("http", "https") or not url.host or port_is_wrong:
         raise argparse.ArgumentTypeError(f"{text}: http://HOST:PORT")
     return str(url).rstrip("/")
 

@@ -36,5 +36,9 @@ async def answer_once(
         # Python flushes standard output once more when it ends: into nothing, then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        errors.complain(texts.out_unwritable.format(reason=error.strerror))
+        return EXIT_FAILED
     news.dim(receipt_line(texts, answer))
     return EXIT_OK

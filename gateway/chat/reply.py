@@ -15,6 +15,8 @@ from gateway.chat.wording import waiting_line
 TICK_S = 0.5
 # A first token that comes sooner than this needs no notice.
 PATIENCE_S = 1.0
+LONG_S = 10.0
+"""Where every notice is a line that stays: from when on silence needs one."""
 
 
 class Reply:
@@ -29,6 +31,7 @@ class Reply:
         self._waiting: Waiting | None = None
         self._step: tuple[str, str | None] | None = None
         self._since = time.monotonic()
+        self._heard = self._told = False
 
     @property
     def text(self) -> str:
@@ -48,7 +51,7 @@ class Reply:
             self._out.end_line()
 
     def _take(self, event: Piece | Waiting) -> None:
-        self._since = time.monotonic()
+        self._since, self._heard = time.monotonic(), True
         if isinstance(event, Waiting):
             self.model = event.model_id or self.model
             self._waiting = None if event.kind == "ready" else event
@@ -83,6 +86,11 @@ class Reply:
         if self._waiting and step != self._step:
             self._news.status(waiting_line(self._texts, self._waiting))
         self._step = step
+        passed_s = time.monotonic() - self._since
+        if not (self._heard or self._told) and passed_s >= LONG_S:
+            self._told = True
+            passed = self._texts.seconds.format(count=int(passed_s))
+            self._news.status(self._texts.waiting_answer.format(model=self.model, seconds=passed))
 
     @contextlib.asynccontextmanager
     async def _ticking(self) -> AsyncIterator[None]:

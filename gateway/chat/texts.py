@@ -25,6 +25,7 @@ class Texts:
     key_file_unreadable: str
     key_not_text: str
     prompt_empty: str
+    out_unwritable: str
     stdin_not_text: str
     stdin_hint: str
 

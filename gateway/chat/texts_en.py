@@ -20,6 +20,7 @@ EN: Final = Texts(
     key_file_unreadable="The API key file {path} cannot be read: {reason}.",
     key_not_text="The API key has characters that a key cannot have; it must be plain ASCII.",
     prompt_empty="There is nothing to ask: the prompt is empty.",
+    out_unwritable="Standard output cannot be written: {reason}.",
     stdin_not_text="The piped input is not text in UTF-8. Convert it first, for instance: iconv -t UTF-8.",
     stdin_hint="Type your message and end it with Ctrl-D.",
     welcome="{url} · {model} · /help lists the commands, Ctrl-D leaves",

@@ -20,6 +20,7 @@ ZH: Final = Texts(
     key_file_unreadable="无法读取 API 密钥文件 {path}：{reason}。",
     key_not_text="API 密钥含有不允许的字符；只能是纯 ASCII。",
     prompt_empty="没有可问的内容：提示为空。",
+    out_unwritable="无法写入标准输出：{reason}。",
     stdin_not_text="管道输入不是 UTF-8 文本。请先转换，例如：iconv -f GB18030 -t UTF-8。",
     stdin_hint="请输入消息，以 Ctrl-D 结束。",
     welcome="{url} · {model} · /help 列出命令，Ctrl-D 退出",

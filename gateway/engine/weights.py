@@ -137,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WeightsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     sys.stdout.write(f"{path}\n")
     return 0
 

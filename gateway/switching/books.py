@@ -17,6 +17,9 @@ from gateway.switching.vocabulary import DevicePolicy, ModelPolicy, ModelView, S
 EXACT_SEARCH_UP_TO = 10
 """Residents of one device for which every set of victims is tried; beyond it, a greedy choice."""
 
+STOPS_TO_WAIT_FOR = 3
+"""So often may a stop fail before nobody waits any longer for what it would free."""
+
 HOLDS_MEMORY = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING})
 
 
@@ -186,6 +189,10 @@ class Device:
         stuck = sum(m.holds_bytes for m in self.models if m.stuck and m is not but)
         return self.most_bytes(but) - self.neighbour_bytes - stuck
 
+    def may_yet_be_freed_bytes(self) -> int:
+        """Held by what could not be stopped, where another try is worth waiting for."""
+        return sum(m.holds_bytes for m in self.models if m.stuck and m.stop_failures < STOPS_TO_WAIT_FOR)
+
     def note_quiet(self, now: float) -> None:
         moving = (State.STARTING, State.DRAINING, State.STOPPING)
         ours = [m for m in self.models if m.policy.managed]
@@ -203,7 +210,7 @@ def room_complaint(device: Device, model: Model, *, due: bool) -> str | None:
         capacity, pinned = device.policy.capacity_bytes, device.pinned_bytes(but=model)
         return f"{needs}, which has {_gb(capacity)}, of which pinned models hold {_gb(pinned)}."
     attainable = device.attainable_bytes(but=model)
-    if not due or size <= attainable:
+    if not due or size <= attainable + device.may_yet_be_freed_bytes():
         return None
     others = _gb(device.neighbour_bytes)
     return f"{needs}; at most {_gb(max(0, attainable))} can be freed now, other programs hold {others}."

@@ -9,7 +9,8 @@ from statistics import median
 WEIGHT_OF_NEWEST = 0.2
 KEPT_DURATIONS = 5
 GUESSED_LOAD_S_PER_GB = 5.0
-"""Ranks models that were never loaded, before anything is measured. Never told to a client."""
+"""Ranks models that were never loaded, before anything is measured. A client sees it only as Retry-After."""
+GUESSED_STOP_S = 5.0
 
 
 @dataclass(slots=True)

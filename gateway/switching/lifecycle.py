@@ -6,6 +6,7 @@ It follows orders and facts; whose turn it is, is decided in ``gateway.scheduler
 from __future__ import annotations
 
 from gateway.switching.books import Device, Model, Request
+from gateway.switching.outlook import retry_after_s
 from gateway.switching.vocabulary import (
     Action,
     CancelStart,
@@ -100,23 +101,23 @@ class Lifecycle:
         if model.state is not State.STOPPING:
             self._change(model, State.STOPPING, reason, now)
 
-    def give_up(self, model: Model, message: str, now: float) -> None:
+    def give_up(self, model: Model, message: str, now: float, retry_after_s: float | None = None) -> None:
         """There is no room for it, nor will there be: nobody is left waiting."""
-        self.refuse_all(model, "does_not_fit", message, now)
+        self.refuse_all(model, "does_not_fit", message, now, retry_after_s)
         if model.wanted_since is not None:
             model.wanted_since, model.told_no_room = None, False
             self._change(model, model.state, message, now)
 
-    def go_without(self, model: Model, message: str, now: float) -> None:
+    def go_without(self, model: Model, message: str, now: float, retry_after_s: float | None) -> None:
         """There is no room for it now. What is to be resident anyway stays wanted; that is said once.
 
         The figures of the message are kept up to date, but a neighbour that moves is not worth an event.
         """
         if not (model.wanted_since is not None and model.policy.comes_back):
-            self.give_up(model, message, now)
+            self.give_up(model, message, now, retry_after_s)
             return
         if model.soonest_due <= now:
-            self.refuse_all(model, "does_not_fit", message, now)
+            self.refuse_all(model, "does_not_fit", message, now, retry_after_s)
         model.claim, model.reason = False, message
         if not model.told_no_room:
             model.told_no_room = True
@@ -142,7 +143,7 @@ class Lifecycle:
             case LoadAsked():
                 self._load_asked(model, now)
             case UnloadAsked(force=force):
-                self._unload_asked(model, now, force)
+                self._unload_asked(model, device, now, force)
             case Found():
                 self._found(event, model, now)
 
@@ -258,11 +259,17 @@ class Lifecycle:
         if model.wanted_since is None:
             model.wanted_since = now
 
-    def _unload_asked(self, model: Model, now: float, force: bool) -> None:
+    def _unload_asked(self, model: Model, device: Device, now: float, force: bool) -> None:
         if not model.policy.managed:
             return
         model.wanted_since, model.told_no_room = None, False
-        self.refuse_all(model, "unloaded", f"{model.policy.id} is being unloaded.", now)
+        waiting = tuple(model.waiting.values())
+        self._unload(model, now, force)
+        back_in_s = retry_after_s(model, device, self._policy, now)
+        for request in waiting:
+            self.refuse(request, "unloaded", f"{model.policy.id} is being unloaded.", now, back_in_s)
+
+    def _unload(self, model: Model, now: float, force: bool) -> None:
         if model.state is State.STARTING:
             self.cancel_start(model, now, "unload asked")
         elif model.state is State.FAILED:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from gateway.switching.books import Device, Model, Request
+from gateway.switching.history import GUESSED_STOP_S
 from gateway.switching.vocabulary import Arrived, Outlook, Phase, State, SwitchPolicy
 
 
@@ -59,7 +60,24 @@ def retry_after_s(model: Model, device: Device, policy: SwitchPolicy, now: float
         return model.retry_at - now
     ready_s = seconds_until_ready(model, device, policy, now)
     queue_s = _queue_s(model, len(model.waiting) + 1)
-    return None if ready_s is None or queue_s is None else ready_s + queue_s
+    if ready_s is None or queue_s is None:
+        return _roughly_s(model, device)
+    return ready_s + queue_s
+
+
+def stuck_for_s(device: Device, now: float) -> float | None:
+    """Until all that could not be stopped has been tried once more; None where nothing is stuck."""
+    again = [m.stop_again_at - now for m in device.models if m.stop_again_at is not None]
+    return max(again, default=None)
+
+
+def _roughly_s(model: Model, device: Device) -> float | None:
+    """For who is to come back, before everything that this takes was measured once: from the sizes."""
+    if not model.policy.managed or model.state is State.READY:
+        return None
+    has_room = bool(model.holds_bytes) or model.footprint_bytes <= device.free_bytes()
+    stop_s = 0.0 if has_room else GUESSED_STOP_S
+    return stop_s + model.history.reload_s(model.footprint_bytes)
 
 
 def seconds_until_ready(model: Model, device: Device, policy: SwitchPolicy, now: float) -> float | None:

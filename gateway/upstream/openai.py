@@ -143,8 +143,10 @@ class OpenAiEngine:
         """The engine's record of the model, and how much it takes under TGI's name for that."""
         self._served.pop(url, None)
         served = await self._who(url, within(timeout_s))
-        limit = {"max_total_tokens": served.context_tokens} if served.context_tokens else {}
-        return {**served.card, "engine": served.flavour.name, **limit}
+        limits = {"max_best_of": 1}
+        if served.context_tokens:
+            limits["max_total_tokens"] = served.context_tokens
+        return {**served.card, "engine": served.flavour.name, **limits}
 
     def forget(self, url: str) -> None:
         self._served.pop(url, None)

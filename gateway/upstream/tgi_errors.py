@@ -87,6 +87,8 @@ def _invalid(said: str, address: str) -> GatewayError:
     field = (found["named"] or found["path"]) if found else None
     if field and field != "inputs" and "." not in field:
         field = f"parameters.{field}"
+    if field is None and "grammar" in said.lower():
+        field = "parameters.grammar"
     hint = None
     if "max_new_tokens" in said and "inputs" in said:
         hint = "Shorten inputs, or lower max_new_tokens."

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from gateway.api import bodies
 from gateway.api.anthropic_bodies import MessagesBody
@@ -33,7 +33,7 @@ async def test_bytes_of_a_body_are_gone_when_the_endpoint_runs(monkeypatch: pyte
         return raw
 
     monkeypatch.setattr(bodies, "read_body", read)
-    services = SimpleNamespace(settings=SimpleNamespace(max_body_bytes=100))
+    services = SimpleNamespace(settings=SimpleNamespace(max_body_bytes=100, receive_timeout_s=60.0))
     scope = {
         "type": "http",
         "headers": [(b"content-type", b"application/json")],
@@ -60,3 +60,12 @@ def test_what_is_too_long_to_be_a_name_is_cut(length: int, kept: int) -> None:
 def test_empty_name_is_refused_by_its_rule(kind: type[BaseModel], raw: bytes) -> None:
     with pytest.raises(InvalidRequest, match='must be a non-empty string, not ""'):
         parse(raw, kind)
+
+
+def test_list_of_the_wrong_length_is_said_without_pythons_words() -> None:
+    class Short(BaseModel):
+        names: tuple[str, ...] = Field(max_length=1, strict=False)
+
+    with pytest.raises(InvalidRequest) as caught:
+        parse(b'{"names": ["a", "b"]}', Short)
+    assert caught.value.message == "names must have at most 1 item, not 2."

@@ -190,3 +190,24 @@ async def test_engine_that_says_less_still_gives_whole_events() -> None:
         "input_length": None,
     }
     assert generation.closed
+
+
+async def test_grammar_that_the_engine_refuses_is_named(echo: Any, gateway: Any) -> None:
+    running = gateway({"models": [model(echo().url)]})
+    grammar = {"type": "regex", "value": "a"}
+    async with httpx.AsyncClient(base_url=running.url, timeout=20) as http:
+        asked = {"inputs": "hello", "parameters": {"grammar": grammar}}
+        refused = await http.post("/v1/generate", json=asked)
+
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "parameters.grammar")
+
+
+async def test_load_takes_no_body_but_an_empty_one(gateway: Any) -> None:
+    running = gateway({"models": [owned("sleeper")]})
+    async with httpx.AsyncClient(base_url=running.url, timeout=20) as http:
+        path = "/v1/models/sleeper/load"
+        accepted = [await http.post(path), await http.post(path, json={})]
+        refused = await http.post(path, json={"wait": True})
+
+    assert [answer.status_code for answer in accepted] == [202, 202]
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "wait")

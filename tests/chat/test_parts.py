@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import io
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.chat import reply
 from gateway.chat.client import encode, is_loopback
 from gateway.chat.commands import Commands
 from gateway.chat.console import Console, clipped
@@ -221,3 +223,22 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_the_history_lives_in_the_state_folder(environment: dict[str, str], folder: str) -> None:
     expected = Path(folder) / "unified-llm-gateway" / "chat_history"
     assert history_path(environment, Path("/home/a")) == expected
+
+
+async def test_silence_is_said_once_where_every_notice_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reply, "TICK_S", 0.01)
+    monkeypatch.setattr(reply, "LONG_S", 0.03)
+    news = io.StringIO()
+
+    async def nothing() -> AsyncGenerator[Answer]:
+        await asyncio.Event().wait()
+        yield Answer("", "", "", None, 0.0, 0.0, None, None)
+
+    told = reply.Reply(EN, "echo", Console(io.StringIO(), {}), Console(news, {}))
+    receiving = asyncio.create_task(told.receive(nothing()))
+    while not news.getvalue():
+        await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(receiving, 0.1)
+
+    assert news.getvalue() == "echo: waiting for the first token · 0 s\n"

@@ -271,3 +271,21 @@ def test_a_bare_python_starts_the_one_of_the_environment(tmp_path: Path) -> None
     command = [sys.executable, "-I", os.fspath(copy), "Hi", "there"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert finished.stdout == f"started {copy} Hi there\n"
+
+
+def test_answer_that_cannot_be_written_is_said_in_one_line(fake: FakeGateway, tmp_path: Path) -> None:
+    fake.says(*answer("Hello"))
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, str(CHAT), "--url", fake.url, "Hi"]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=environment(tmp_path), timeout=20, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode() == "Standard output cannot be written: No space left on device.\n"
+
+
+def test_port_that_cannot_be_is_refused(run: Run) -> None:
+    finished = run("--url", "http://127.0.0.1:99999", "Hi")
+    assert finished.returncode == 2
+    assert "http://HOST:PORT" in finished.stderr
+    assert "Traceback" not in finished.stderr

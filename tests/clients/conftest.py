@@ -8,13 +8,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from harness import Running, model, owned, start_echo, start_gateway, until
+from harness import Running, free_port, model, owned, start_echo, start_gateway, until
+
+from gateway.engine.weights import Q4_1_FILE, cache_folder
 
 HERE = Path(__file__).parent
 INSTALL_S = 110
@@ -26,8 +30,63 @@ SLEEPERS = ("sleeper-sync", "sleeper-async")
 Calls = Callable[[str, str], dict[str, Any]]
 
 
-class BrokenTgi(BaseHTTPRequestHandler):
-    """TGI on a bad day: the prompt says what goes wrong."""
+MODEL = cache_folder() / Q4_1_FILE
+LLAMA_SERVER = [str(HERE.parent / "llama_server.py"), str(MODEL)]
+CONTEXT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A kind of engine behind the gateway, and what is particular to its answers."""
+
+    kind: str
+    words: list[str]
+    """What it says to a prompt of HELLO."""
+    sampled: str | None
+    """The same when drawn with a seed; None where only the engine can know."""
+    limits: tuple[int | None, int, int]
+    """``max_input_tokens``, ``max_total_tokens`` and ``max_best_of`` of its ``/info``."""
+    too_long: str
+    """How it refuses a prompt that is too long."""
+    grammar: str
+    """How it refuses a regular expression."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+ENGINES = {
+    "tgi": Behind(
+        kind="tgi",
+        words=["hello", " brave", " new", " world"],
+        sampled=" new world hello brave",
+        limits=(1024, 2048, 2),
+        too_long="`inputs` must have less than 1024 tokens",
+        grammar="grammar is not supported",
+    ),
+    # Several answers at once are beyond that API, and llama.cpp's server knows no regular expressions.
+    "openai": Behind(
+        kind="openai",
+        words=[" hello", " brave", " new", " world"],
+        sampled=None,
+        limits=(None, CONTEXT, 1),
+        too_long="exceeds the available context",
+        grammar="a regex cannot be used with an engine of kind openai",
+    ),
+}
+_NO_MODEL = pytest.mark.skipif(not MODEL.is_file(), reason="the small model is not there: make fetch-model")
+
+
+@pytest.fixture(
+    scope="session", params=["tgi", pytest.param("openai", marks=[pytest.mark.weights, _NO_MODEL])]
+)
+def behind(request: pytest.FixtureRequest) -> Behind:
+    return ENGINES[request.param]
+
+
+class BrokenEngine(BaseHTTPRequestHandler):
+    """An engine of either kind on a bad day: the prompt says what goes wrong."""
 
     protocol_version = "HTTP/1.1"
 
@@ -35,23 +94,23 @@ class BrokenTgi(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._answer(200, b"")
+        self._answer(200, b'{"object":"list","data":[{"id":"m","object":"model","owned_by":"llamacpp"}]}')
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if body["inputs"] == "full":
+        asked = body.get("inputs", body.get("prompt"))
+        if asked == "full":
             self._answer(429, b'{"error":"Model is overloaded","error_type":"overloaded"}')
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
-        token = {"id": 1, "text": "so", "logprob": -0.5, "special": False}
-        self._event({"index": 1, "token": token, "generated_text": None, "details": None})
-        if body["inputs"] == "fail":
-            error = "Request failed during generation: Server error: CUDA out of memory"
-            self._event({"error": error, "error_type": "generation"})
-        if body["inputs"] == "hang":
+        is_tgi = "inputs" in body
+        self._event(TGI_PIECE if is_tgi else OPENAI_PIECE)
+        if asked == "fail":
+            self._event(TGI_FAILURE if is_tgi else OPENAI_FAILURE)
+        if asked == "hang":
             self.rfile.read(1)  # until the gateway has had enough
 
     def _event(self, body: object) -> None:
@@ -66,9 +125,23 @@ class BrokenTgi(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+TGI_PIECE = {
+    "index": 1,
+    "token": {"id": 1, "text": "so", "logprob": -0.5, "special": False},
+    "generated_text": None,
+    "details": None,
+}
+TGI_FAILURE = {
+    "error": "Request failed during generation: Server error: CUDA out of memory",
+    "error_type": "generation",
+}
+OPENAI_FAILURE = {"error": {"message": "CUDA out of memory", "type": "server_error", "code": 500}}
+OPENAI_PIECE = {"choices": [{"index": 0, "text": "so", "finish_reason": None}]}
+
+
 @pytest.fixture(scope="session")
-def broken_tgi() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BrokenTgi)
+def broken_engine() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BrokenEngine)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -78,17 +151,49 @@ def broken_tgi() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def tgi_gateway(broken_tgi: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def tgi_gateway(
+    behind: Behind, broken_engine: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """Models: ``echo`` (alias ``mirror``), two that have to come in first, and ``broken``."""
     folder = tmp_path_factory.mktemp("clients")
+    with _echo(folder) if behind.kind == "tgi" else _llama() as url:
+        broken = model(broken_engine, id="broken", timeouts={"between_tokens_s": 0.5})
+        records = [model(url, aliases=["mirror"]), broken, *map(SLEEPS[behind.kind], SLEEPERS)]
+        registry = {"models": [{**record, "engine": behind.kind} for record in records]}
+        running = start_gateway(folder, registry, heartbeat_s=0.2)
+        yield running
+        running.stop()
+
+
+@contextmanager
+def _echo(folder: Path) -> Iterator[str]:
     engine = start_echo(folder)
-    broken = model(broken_tgi, id="broken", timeouts={"between_tokens_s": 0.5})
-    sleepers = [owned(name, load_s=1) for name in SLEEPERS]
-    registry = {"models": [model(engine.url, aliases=["mirror"]), broken, *sleepers]}
-    running = start_gateway(folder, registry, heartbeat_s=0.2)
-    yield running
-    running.stop()
+    yield engine.url
     engine.stop()
+
+
+@contextmanager
+def _llama() -> Iterator[str]:
+    port = free_port()
+    # Spinning threads collapse as soon as another process wants the processor.
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, *LLAMA_SERVER, str(port), "2", str(CONTEXT)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    assert process.stdout is not None
+    assert process.stdout.readline(), f"it ended with {process.wait()}"
+    yield f"http://127.0.0.1:{port}"
+    process.communicate(timeout=20)
+
+
+def _sleeping_llama(name: str) -> dict[str, Any]:
+    command = ["{python}", *LLAMA_SERVER, "{port}", "1", str(CONTEXT), "stay"]
+    return {**owned(name), "command": command}
+
+
+SLEEPS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "tgi": lambda name: owned(name, load_s=1),
+    "openai": _sleeping_llama,
+}
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 
-HELLO = "hello brave new world"
+HELLO = " ".join(["hello brave new world"] * 3)  # a small model goes on with it as an echo does
 FOUR = {"max_new_tokens": 4, "return_full_text": False}
 STREAM = {**FOUR, "stream": True}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {

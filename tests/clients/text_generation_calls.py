@@ -11,7 +11,7 @@ from typing import Any
 from text_generation import AsyncClient, Client
 from text_generation.types import Grammar, GrammarType
 
-HELLO = "hello brave new world"
+HELLO = " ".join(["hello brave new world"] * 3)  # a small model goes on with it as an echo does
 FOUR = {"max_new_tokens": 4}
 REGEX = Grammar(type=GrammarType.Regex, value="a")
 CASES: dict[str, tuple[str, str, str, dict[str, Any]]] = {

