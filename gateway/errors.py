@@ -34,7 +34,7 @@ class GatewayError(Exception):
     """Base of all errors that reach a client.
 
     ``message`` says what was wrong and where, ``hint`` what to do about it. ``retry_after_s`` is
-    in seconds and only set when it was computed from something measured.
+    in seconds: computed from what was measured, or from sizes before the first measurement; never a constant.
     """
 
     status: ClassVar[int] = 500

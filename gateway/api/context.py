@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api import shapes
 from gateway.api.labels import GENERATIONS, NO_ROUTE, route_label
 from gateway.api.streams import ClientLeft, shutting_down
-from gateway.errors import GatewayError, InternalError, MethodNotAllowed
+from gateway.errors import GatewayError, InternalError, MethodNotAllowed, RequestTimeout
 from gateway.metrics import Metrics
 from gateway.tracing import Tracing
 from gateway.trail import Trail, begin
@@ -31,7 +31,6 @@ logger = logging.getLogger("gateway.access")
 PATIENCE_S = 120.0
 """The longest Retry-After that OpenAI's clients keep to: told a longer one, they would come back early."""
 _PASSING = frozenset({429, 502, 503, 504})
-_UNREAD = frozenset({408, 413})
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(rb"[ -~]{1,512}")
@@ -85,8 +84,9 @@ def error_response(error: GatewayError, request_id: str, envelope: Envelope = NA
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, MethodNotAllowed) and error.allowed:
         headers["allow"] = error.allowed
-    if error.status in _UNREAD:
-        # The rest of the body may still be on its way, and nobody will read it.
+    if isinstance(error, RequestTimeout):
+        # Half of a body is still on its way. (One that is too large is read on for a while, and dropped:
+        # a client that is writing would not see why its connection is closed.)
         headers["connection"] = "close"
     if not _may_pass(error):
         headers["x-should-retry"] = "false"

@@ -229,7 +229,7 @@ BAD: list[Any] = [
     ({"max_tokens": None}, "max_tokens is required."),
     ({"max_tokens": 0}, "max_tokens must be greater than 0, not 0."),
     ({"model": None}, "model is required."),
-    ({"messages": []}, "messages must be "),
+    ({"messages": []}, "messages must have at least 1 item"),
     ({"messages": [turn("robot", "x")]}, "messages.0.role must be "),
     ({"messages": [HELLO, turn("user", [IMAGE])]}, "messages.1.content: block 0 is of type `image`"),
     ({"messages": [turn("user", [{"type": "document"}])]}, "block 0 is of type `document`"),

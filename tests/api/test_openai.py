@@ -335,7 +335,7 @@ BAD = [
         {**HELLO, "response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": {}}}}},
         422,
         None,
-        None,
+        "response_format",
         id="grammar, which the echo engine refuses",
     ),
 ]
