@@ -112,7 +112,7 @@ def test_engines_reason_becomes_that_apis(finish: FinishReason, reason: str) -> 
     receipt = Receipt(0, 0, 0, 0, 0, 0)
     answer = Answer("echo", "x", finish, 1, 1, None, receipt)
 
-    ending = Reply("echo", "r", ("stop",)).ending(Ended(answer, None, at_limit=finish == "length"))
+    ending = Reply("r", ("stop",)).ending(Ended(answer, None, at_limit=finish == "length"))
 
     assert ending == {"stop_reason": reason, "stop_sequence": None}
 
