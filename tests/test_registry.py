@@ -79,7 +79,7 @@ def test_every_problem_is_reported_at_once_with_its_path(tmp_path: Path) -> None
 
     for expected in (
         "models[0].family: `qwen9` does not exist (did you mean `qwen2`?); allowed: chatml, llama-3.1,",
-        "models[0].limts: unknown key (did you mean `limits`?); allowed here: aliases, capabilities, command,",
+        "models[0].limts: unknown key (did you mean `limits`?); allowed here: aliases, capabilities,",
         "models[0].limits.max_queu: unknown key (did you mean `max_queue`?)",
         "models[0].limits.max_concurrent: input should be greater than 0 (got 0)",
         "models[1].id: the name `qwen2` is taken already, by models[0].id",
