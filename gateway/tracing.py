@@ -92,7 +92,13 @@ class Tracing:
             trail.stage("encode", max(stage.ended for stage in trail.stages), now)
             operation = "chat" if route in _CHAT else "text_completion"
             span.update_name(f"{operation} {trail.model}")
-            span.set_attributes({"gen_ai.operation.name": operation, **trail.attributes})
+            span.set_attributes(
+                {
+                    "gen_ai.operation.name": operation,
+                    "gen_ai.response.model": trail.model,
+                    **trail.attributes,
+                }
+            )
         if status:
             span.set_attribute("http.response.status_code", status)
         span.set_attribute("http.route", route)

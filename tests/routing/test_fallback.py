@@ -242,6 +242,19 @@ async def test_whole_answer_does_not_sit_out_a_failed_start(
     assert (answer["model_id"], answer["fallback_reason"]) == ("b", "model_unavailable")
 
 
+async def test_model_that_just_failed_is_not_tried_again_by_who_may_fall_back(
+    gateway: Running, client: httpx.AsyncClient
+) -> None:
+    await until_it_can_be_tried(gateway)
+    await ask(client, "native", "unloadable", fallback=["b"])
+    before = gateway.metric("gateway_starts_total")
+
+    answer = (await ask(client, "native", "unloadable", fallback=["b"])).json()
+
+    assert answer["fallback_reason"] == "model_unavailable"
+    assert gateway.metric("gateway_starts_total") == before
+
+
 async def test_wait_that_is_over_leaves_only_who_can_answer_at_once(
     gateway: Running, client: httpx.AsyncClient
 ) -> None:
