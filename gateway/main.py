@@ -38,7 +38,7 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            http = await stack.enter_async_context(open_client())
+            http = await stack.enter_async_context(open_client(kind=settings.transport))
             app.state.services = await _services(settings, registry, metrics, Outward(http, token), stack)
             yield
 

@@ -1,1 +1,1 @@
-"""What stands between client and engine costs: our gateway beside nginx, vllm-router and a plain FastAPI gateway."""
+"""What stands between client and engine costs: our gateway beside three others, in one run."""

@@ -30,7 +30,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="shorter runs: about two minutes in all")
-    parser.add_argument("--only", metavar="TEXT", help="contenders with this in their name; writes no page")
+    parser.add_argument(
+        "--only", metavar="TEXT,TEXT", help="contenders with one of these in their name; writes no page"
+    )
     parser.add_argument("--no-page", action="store_true", help="print the table alone")
     return parser.parse_args()
 
@@ -44,7 +46,7 @@ def _measured(built: parts.Parts, folder: Path, effort: Effort, only: str | None
             direct = Contender("no gateway", [], port, TGI)
             rows.append(measure.figures("no gateway", f"127.0.0.1:{port}", direct, None, built.load, effort))
         for one in contenders(built, source, folder):
-            if only and only not in one.name:
+            if only and not any(text in one.name for text in only.split(",")):
                 continue
             print(one.name, file=sys.stderr, flush=True)
             rows.append(_of(one, built, folder, effort))

@@ -48,7 +48,9 @@ class Figures:
     rss_mib: float | None
 
 
-def figures(name: str, address: str, contender: Contender, weighed: Weighed | None, load: Path, effort: Effort) -> Figures:
+def figures(
+    name: str, address: str, contender: Contender, weighed: Weighed | None, load: Path, effort: Effort
+) -> Figures:
     """Ask in a closed loop, then at a fixed rate, then as many people who read along."""
     plain, stream = contender.way.plain(TOKENS), contender.way.stream(int(RATE * effort.stream_s), RATE)
     _run(load, address, plain, workers=8, seconds=effort.warm_s)

@@ -19,8 +19,18 @@ def draw(rows: list[Figures], path: Path) -> None:
 
     weighed = [row for row in rows if row.cpu_us_per_request is not None]
     figure, (request, token) = plt.subplots(1, 2, figsize=(11, 3.2), sharey=True, layout="constrained")
-    _bars(request, weighed, [row.cpu_us_per_request or 0 for row in weighed], "µs of processor time per plain request")
-    _bars(token, weighed, [row.cpu_us_per_token or 0 for row in weighed], "µs of processor time per streamed token")
+    _bars(
+        request,
+        weighed,
+        [row.cpu_us_per_request or 0 for row in weighed],
+        "µs of processor time per plain request",
+    )
+    _bars(
+        token,
+        weighed,
+        [row.cpu_us_per_token or 0 for row in weighed],
+        "µs of processor time per streamed token",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

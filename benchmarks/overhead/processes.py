@@ -76,7 +76,7 @@ def _rss_bytes(pid: int) -> int:
 def started(
     command: list[str], url: str, log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[Weighed]:
-    """Run ``command`` while the block runs; it is entered once ``url`` answers anything but an error of ours."""
+    """Run ``command`` while the block runs. Blocks until ``url`` answers with less than status 500."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}

@@ -27,17 +27,20 @@ _COLUMNS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
 _RIVALS = ("nginx proxy_pass", "vllm-router", "FastAPI + httpx")
 _INTRO = f"""# What the gateway costs
 
-One run, all on one machine, one after the other: `python -m benchmarks.overhead` (add `--quick` for two minutes). The engine
-is a small Go program that writes TGI's bytes and stamps every token as it leaves; the load client is Go as well. Everything
-of the gateway is on: validation, templates, admission, clocks, metrics, receipts, an access log line per request.
+One run, all on one machine, one after the other: `python -m benchmarks.overhead` (add `--quick` for two
+minutes). The engine is a small Go program that writes TGI's bytes and stamps every token as it leaves; the
+load client is Go as well. Everything of the gateway is on: validation, templates, admission, clocks, metrics,
+receipts, an access log line per request.
 
-* *µs* is processor time (user and system) of the whole process tree. It is what compares best: it hardly depends on
-  what else the machine does.
-* *per request*: a plain answer of {TOKENS} tokens, 64 connections in a closed loop. The gateway has the engine stream even then
-  (that is how it knows the first token's instant and sees a dead engine); the others forward one body.
-* *p50, p99*: of plain requests at a fixed 100 a second, counted from when each was due. "No gateway" is the engine alone:
-  what is above it was added.
-* *per streamed token*, *lag*, *first token*: {STREAMS} streams of {RATE} tokens/s. Lag is from the engine's write to the client's read.
+* *µs* is processor time (user and system) of the whole process tree. It is what compares best: it depends
+  little on what else the machine does.
+* *per request*: a plain answer of {TOKENS} tokens, 64 connections in a closed loop. The gateway has the
+  engine stream even then, all tokens at once here (that is how it knows the first token's instant and sees a dead
+  engine); the others forward one body.
+* *p50, p99*: of plain requests at a fixed 100 a second, counted from when each was due. "No gateway" is the
+  engine alone: what is above it was added.
+* *per streamed token*, *lag*, *first token*: {STREAMS} streams of {RATE} tokens/s. Lag is from the engine's
+  write to the client's read.
 * *memory*: resident, after all of that.
 
 ![processor time](img/overhead.svg)
@@ -61,8 +64,11 @@ def ratios(rows: list[Figures]) -> str:
     """Our rows against each rival: below 1 is cheaper, or sooner."""
     by_name = {row.name: row for row in rows}
     rivals = [by_name[name] for name in _RIVALS if name in by_name]
-    head = "| ours, as a multiple of | " + " | ".join(f"{name}: µs per request | per token" for name in
-                                                     (one.name for one in rivals)) + " |"
+    head = (
+        "| ours, as a multiple of | "
+        + " | ".join(f"{name}: µs per request | per token" for name in (one.name for one in rivals))
+        + " |"
+    )
     lines = [head, "|---" * (1 + 2 * len(rivals)) + "|"]
     for row in rows:
         if row.name.startswith("gateway"):
@@ -98,15 +104,15 @@ def _machine(quick: bool) -> str:
     names = ("fastapi", "uvicorn", "uvloop", "httptools", "httpx", "pydantic")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return "\n".join(
-        (
-            f"* {_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}",
-            f"* Python {platform.python_version()}; {versions}",
-            f"* {_nginx()}, vllm-router {VLLM_ROUTER}, {_said('go', 'version')}",
-            f"* {'short' if quick else 'full'} run; load average at its end (1, 5, 15 minutes): {load}. Above the number of "
-            "cores the times are those of a crowded machine, and only the processor time counts.",
-        )
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
+    run = f"{'short' if quick else 'full'} run; load average at its end (1, 5, 15 minutes): {load}"
+    lines = (
+        f"{_processor()}, {os.cpu_count()} cores, {system}",
+        f"Python {platform.python_version()}; {versions}",
+        f"{_nginx()}, vllm-router {VLLM_ROUTER}, {_said('go', 'version')}",
+        f"{run}. Above the number of cores, times are those of a crowded machine: only processor time counts",
     )
+    return "\n".join(f"* {line}" for line in lines)
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The yardstick: what everyone writes first. FastAPI and a shared ``httpx.AsyncClient``, as their guides say."""
+"""The yardstick: what everyone writes first. FastAPI and a shared httpx client, as their guides say."""
 
 import os
 from collections.abc import AsyncIterator

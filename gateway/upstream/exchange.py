@@ -11,13 +11,14 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import httpx
 
 from gateway.errors import EngineError, GatewayError
 from gateway.schemas import Clocks
 from gateway.upstream.base import EngineUnreachable, Truncated
+from gateway.upstream.transport import EngineHttp
 from gateway.upstream.watch import Watch, clock_timeout
 from gateway.wire.sse import SseDecoder, SseEvent, SseOverflow
 
@@ -62,14 +63,51 @@ class Call:
         return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}{url.path.rstrip('/')}{self.path}"
 
 
+class Response(Protocol):
+    """An answer whose head has come, whoever's transport brought it."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def headers(self) -> httpx.Headers: ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the rest of the body, if any, is known to be here already."""
+        ...
+
+    async def read(self) -> bytes:
+        """Block until there is some of the body; empty at its end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the whole body was read."""
+        ...
+
+
+class _OfHttpx:
+    """httpx's response as ours."""
+
+    ended = False
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.aiter_raw()
+        self.status_code = response.status_code
+        self.headers = response.headers
+        self.aclose = response.aclose
+
+    async def read(self) -> bytes:
+        return await anext(self._chunks, b"")
+
+
 class DataStream:
     """The data lines of an open event stream; ``watch`` counts on them alone, never on keep-alives."""
 
-    __slots__ = ("_call", "_chunks", "_decoder", "_finished", "_response", "_watch")
+    __slots__ = ("_call", "_decoder", "_finished", "_response", "_watch")
 
-    def __init__(self, response: httpx.Response, watch: Watch, call: Call) -> None:
+    def __init__(self, response: Response, watch: Watch, call: Call) -> None:
         self._response = response
-        self._chunks = response.aiter_raw()
         self._watch = watch
         self._call = call
         self._decoder = SseDecoder()
@@ -82,7 +120,7 @@ class DataStream:
         """
         try:
             with self._watch:
-                async for chunk in self._chunks:
+                while chunk := await self._response.read():
                     found = self._decoder.feed(chunk)
                     if batch := [event.data for event in found if type(event) is SseEvent]:
                         self._watch.tokens += len(batch)
@@ -97,10 +135,10 @@ class DataStream:
 
     async def close(self) -> None:
         """Close at once, but for the end of a finished body."""
-        if self._finished:
+        if self._finished and not self._response.ended:
             try:
                 async with asyncio.timeout(_END_OF_BODY_S):
-                    async for _ in self._chunks:
+                    while await self._response.read():
                         pass
             except (TimeoutError, httpx.HTTPError):
                 pass  # the answer is whole; only the connection is lost
@@ -143,27 +181,34 @@ async def fetch(client: httpx.AsyncClient, call: Call, clocks: Clocks) -> Answer
     return Answer(response.status_code, response.headers, body)
 
 
-async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: Watch) -> httpx.Response:
+async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: Watch) -> Response:
     # Reading and writing have no time-out of their own: the watch knows what is being waited for.
-    timeout = httpx.Timeout(None, connect=clocks.connect_s, pool=clocks.connect_s)
-    headers = None if call.content is None else _JSON
-    url = call.base_url.rstrip("/") + call.path
     try:
         with watch:
-            request = client.build_request(
-                call.method, url, content=call.content, headers=headers, timeout=timeout
-            )
-            return await client.send(request, stream=True)
+            if isinstance(client, EngineHttp):
+                return await client.open(
+                    call.method, call.base_url, call.path, call.content, clocks.connect_s
+                )
+            return await _sent(client, call, clocks.connect_s)
     except _TROUBLE as error:
         raise _translated(error, call, watch, clocks) from error
 
 
-async def _read(response: httpx.Response, call: Call, watch: Watch, limit_bytes: int) -> bytes:
+async def _sent(client: httpx.AsyncClient, call: Call, connect_s: float) -> Response:
+    """The same through any client of httpx."""
+    timeout = httpx.Timeout(None, connect=connect_s, pool=connect_s)
+    headers = None if call.content is None else _JSON
+    url = call.base_url.rstrip("/") + call.path
+    request = client.build_request(call.method, url, content=call.content, headers=headers, timeout=timeout)
+    return _OfHttpx(await client.send(request, stream=True))
+
+
+async def _read(response: Response, call: Call, watch: Watch, limit_bytes: int) -> bytes:
     """The body, or a little more than ``limit_bytes`` of it."""
     body = bytearray()
     try:
         with watch:
-            async for chunk in response.aiter_raw():
+            while chunk := await response.read():
                 body += chunk
                 if len(body) > limit_bytes:
                     break
@@ -172,7 +217,7 @@ async def _read(response: httpx.Response, call: Call, watch: Watch, limit_bytes:
     return bytes(body)
 
 
-async def _expect_stream(response: httpx.Response, call: Call, watch: Watch, explain: Explain) -> None:
+async def _expect_stream(response: Response, call: Call, watch: Watch, explain: Explain) -> None:
     status = response.status_code
     if status != httpx.codes.OK:
         body = await _read(response, call, watch, _ERROR_BODY_BYTES)
