@@ -35,8 +35,8 @@ receipts, an access log line per request.
 * *µs* is processor time (user and system) of the whole process tree. It is what compares best: it depends
   little on what else the machine does.
 * *per request*: a plain answer of {TOKENS} tokens, 64 connections in a closed loop. The gateway has the
-  engine stream even then, all tokens at once here (that is how it knows the first token's instant and sees a dead
-  engine); the others forward one body.
+  engine stream even then, all tokens at once here (that is how it knows the first token's instant and sees a
+  dead engine); the others forward one body.
 * *p50, p99*: of plain requests at a fixed 100 a second, counted from when each was due. "No gateway" is the
   engine alone: what is above it was added.
 * *per streamed token*, *lag*, *first token*: {STREAMS} streams of {RATE} tokens/s. Lag is from the engine's
