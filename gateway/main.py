@@ -9,12 +9,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from gateway import __version__
 from gateway.api import anthropic, anthropic_bodies, native, openai, openai_answers, ops, tgi, tgi_bodies
 from gateway.api.bodies import BodyRoute, cut_name
 from gateway.api.context import NATIVE, Envelope, RequestContext, error_response, request_id_of
 from gateway.api.services import Services
+from gateway.api.shortcut import ShortcutApp
 from gateway.auth import Keys, RequireKey, ThisMachine
 from gateway.config import Registry, Settings, SettingsError, read_secret
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
@@ -42,7 +44,7 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
             app.state.services = await _services(settings, registry, metrics, Outward(http, token), stack)
             yield
 
-    app = FastAPI(
+    app = ShortcutApp(
         title="Unified LLM Inference Gateway",
         version=__version__,
         lifespan=lifespan,
@@ -51,9 +53,12 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     )
     app.router.route_class = BodyRoute
     machine = None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host)
-    app.add_middleware(RequireKey, keys=keys, machine=machine)
-    # Added last, so it is the outermost.
-    app.add_middleware(RequestContext, metrics=metrics, envelope_of=_envelope_of)
+
+    def around(inner: ASGIApp) -> ASGIApp:
+        return RequestContext(RequireKey(inner, keys, machine), metrics, _envelope_of)
+
+    app.around = around
+    app.add_middleware(around)
     app.add_exception_handler(HTTPException, _router_error)
     _add_routes(app)
     return app
