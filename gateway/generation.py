@@ -188,11 +188,14 @@ class Generation:
 
     async def enter(self) -> None:
         """Take a place, and call the engine if there is one already. Closes itself on failure."""
-        async with self._closed_on_error():
+        try:
             self._stack.enter_context(self._line.metrics.open("gateway_generations_open", model=self.spec.id))
             self._ticket = await self._line.ask(self.prepared, self._request)
             if self._ticket.granted:
                 await self._call_engine()
+        except BaseException as error:
+            await self.aclose(error)
+            raise
 
     async def events(self) -> AsyncGenerator[Waiting | Token | Answer]:
         """Waiting while there is a wait (at least every heartbeat), each Token, then one Answer."""
@@ -227,17 +230,23 @@ class Generation:
 
     async def answer(self) -> Answer:
         """The Answer alone."""
-        async with self._closed_on_error():
-            while not self._called:
-                ticket = self._entered()
-                if ticket.granted:
-                    await self._call_engine()
-                else:
-                    await ticket.wait(None)
-            async for event in self._pieces(self._entered()):
-                if isinstance(event, Completed):
-                    return self._answer(event)
-            raise EngineError("The engine ended its answer without saying that it was complete.")
+        try:
+            return await self._collected()
+        except BaseException as error:
+            await self.aclose(error)
+            raise
+
+    async def _collected(self) -> Answer:
+        while not self._called:
+            ticket = self._entered()
+            if ticket.granted:
+                await self._call_engine()
+            else:
+                await ticket.wait(None)
+        async for event in self._pieces(self._entered()):
+            if isinstance(event, Completed):
+                return self._answer(event)
+        raise EngineError("The engine ended its answer without saying that it was complete.")
 
     def cut(self, text: str, completion_tokens: int, prompt_tokens: int | None) -> Answer:
         """The Answer for a caller that has enough: what it has read counts as all. To be closed then."""

@@ -53,6 +53,9 @@ class Call:
     path: str
     content: bytes | None = None
 
+    def __str__(self) -> str:
+        return self.address
+
     @property
     def address(self) -> str:
         """The address for people: without a user name or password that the URL may hold."""
@@ -71,6 +74,10 @@ class Response(Protocol):
 
     @property
     def headers(self) -> httpx.Headers: ...
+
+    def header(self, name: str) -> str:
+        """One header, ``name`` in lower case; empty when there is none."""
+        ...
 
     @property
     def ended(self) -> bool:
@@ -96,6 +103,9 @@ class _OfHttpx:
         self.status_code = response.status_code
         self.headers = response.headers
         self.aclose = response.aclose
+
+    def header(self, name: str) -> str:
+        return str(self.headers.get(name, ""))
 
     async def read(self) -> bytes:
         return await anext(self._chunks, b"")
@@ -150,7 +160,7 @@ async def open_stream(
     client: httpx.AsyncClient, call: Call, clocks: Clocks, explain: Explain
 ) -> AsyncIterator[DataStream]:
     """Send ``call`` and wait for the head of an event stream; ``explain`` makes errors of other statuses."""
-    watch = Watch(clocks, call.address)
+    watch = Watch(clocks, call)
     try:
         response = await _opened(client, call, clocks, watch)
         stream = DataStream(response, watch, call)
@@ -167,7 +177,7 @@ async def open_stream(
 
 async def fetch(client: httpx.AsyncClient, call: Call, clocks: Clocks) -> Answer:
     """Send ``call`` and read its whole answer, under the connect and total clocks."""
-    watch = Watch(replace(clocks, first_token_s=clocks.total_s), call.address)
+    watch = Watch(replace(clocks, first_token_s=clocks.total_s), call)
     try:
         response = await _opened(client, call, clocks, watch)
         try:
@@ -222,7 +232,7 @@ async def _expect_stream(response: Response, call: Call, watch: Watch, explain: 
     if status != httpx.codes.OK:
         body = await _read(response, call, watch, _ERROR_BODY_BYTES)
         raise explain(Answer(status, response.headers, body))
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = response.header("content-type").partition(";")[0].strip().lower()
     if kind and kind != "text/event-stream":
         raise EngineError(
             f"{call.address} answered with {kind[:80]} instead of an event stream",

@@ -72,6 +72,14 @@ class Incoming:
     def headers(self) -> httpx.Headers:
         return httpx.Headers(self.raw_headers)
 
+    def header(self, name: str) -> str:
+        """One header, ``name`` in lower case; empty when there is none."""
+        wanted = name.encode()
+        for key, value in self.raw_headers:
+            if key.lower() == wanted:
+                return value.decode("latin-1")
+        return ""
+
     async def read(self) -> bytes:
         """Block until there is some of the body; empty at its end. Raises httpx.TransportError."""
         return await self._open().read()
