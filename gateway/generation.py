@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from gateway import parameters as rules
 from gateway.answers import Answer, Receipt, Waiting
@@ -20,7 +20,7 @@ from gateway.errors import EngineError, GatewayError, ModelNotFound
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, messages_for
-from gateway.schemas import Clocks, Completed, Language, Message, Prompt, Token
+from gateway.schemas import Clocks, Completed, Language, Message, Piece, Prompt, RawTokens, Token
 from gateway.templates import family, render
 from gateway.tickets import Ticket
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
@@ -46,6 +46,8 @@ class GenerationRequest:
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     stream: bool = False
+    raw: bool = False
+    """TGI's own bytes are welcome in a stream, where the engine writes them."""
     wait_s: float | None = None
     without: frozenset[str] = frozenset()
     """Parameters that are off, whatever the defaults of model and scenario say."""
@@ -169,7 +171,7 @@ class Generation:
         self._request = request
         self._stack = AsyncExitStack()
         self._ticket: Ticket | None = None
-        self._tokens: AsyncIterator[Token | Completed] | None = None
+        self._tokens: AsyncIterator[Piece] | None = None
         self._whole: Completed | None = None
         self._sent = self._first_token = 0.0
         self._outcome = "client_gone"
@@ -197,8 +199,12 @@ class Generation:
             await self.aclose(error)
             raise
 
-    async def events(self) -> AsyncGenerator[Waiting | Token | Answer]:
+    def events(self) -> AsyncGenerator[Waiting | Token | Answer]:
         """Waiting while there is a wait (at least every heartbeat), each Token, then one Answer."""
+        return cast("AsyncGenerator[Waiting | Token | Answer]", self.raw_events())
+
+    async def raw_events(self) -> AsyncGenerator[Waiting | Token | RawTokens | Answer]:
+        """The same, for a request that says ``raw``."""
         async with self._closed_on_error():
             said: Waiting | None = None
             while not self._called:
@@ -213,7 +219,7 @@ class Generation:
                     said = waiting
                 await ticket.wait(self._line.heartbeat_s / 2)
             async for event in self._pieces(self._entered()):
-                yield event if isinstance(event, Token) else self._answer(event)
+                yield self._answer(event) if isinstance(event, Completed) else event
 
     async def _waiting_for_the_first_token(self) -> AsyncIterator[Waiting]:
         """A stream that is open already does not fall silent for as long as a long prompt takes."""
@@ -295,14 +301,19 @@ class Generation:
         self._sent = time.perf_counter()
         if rules.streamable(prepared.parameters):
             opened = engine.stream(
-                ticket.url, prepared.prompt, prepared.parameters, clocks, tokens=self._request.stream
+                ticket.url,
+                prepared.prompt,
+                prepared.parameters,
+                clocks,
+                tokens=self._request.stream,
+                raw=self._request.raw,
             )
             self._tokens = await self._stack.enter_async_context(opened)
         else:
             self._whole = await engine.generate(ticket.url, prepared.prompt, prepared.parameters, clocks)
         self._first_token = time.perf_counter()
 
-    async def _pieces(self, ticket: Ticket) -> AsyncIterator[Token | Completed]:
+    async def _pieces(self, ticket: Ticket) -> AsyncIterator[Piece]:
         ticket.heard()
         if self._whole is not None:
             yield self._whole

@@ -44,6 +44,14 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class RawTokens:
+    """Tokens in the middle of an answer, as the server-sent events of TGI in which the engine wrote them."""
+
+    events: bytes
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSpan:
     """One token of a prompt, and the characters from ``start`` up to ``stop`` that it covers."""
 
@@ -63,6 +71,10 @@ class Completed:
     prompt_tokens: int | None
     seed: int | None
     details: Mapping[str, Any] | None = None
+
+
+Piece = Token | RawTokens | Completed
+"""What a stream of an engine consists of."""
 
 
 @dataclass(frozen=True, slots=True)

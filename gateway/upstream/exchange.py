@@ -20,7 +20,7 @@ from gateway.schemas import Clocks
 from gateway.upstream.base import EngineUnreachable, Truncated
 from gateway.upstream.transport import EngineHttp
 from gateway.upstream.watch import Watch, clock_timeout
-from gateway.wire.sse import SseDecoder, SseEvent, SseOverflow
+from gateway.wire.sse import SseDecoder, SseOverflow
 
 _JSON: Final = {"content-type": "application/json"}
 _ERROR_BODY_BYTES: Final = 64 * 1024
@@ -131,8 +131,7 @@ class DataStream:
         try:
             with self._watch:
                 while chunk := await self._response.read():
-                    found = self._decoder.feed(chunk)
-                    if batch := [event.data for event in found if type(event) is SseEvent]:
+                    if batch := self._decoder.data(chunk):
                         self._watch.tokens += len(batch)
                         return batch
         except _TROUBLE as error:

@@ -37,7 +37,7 @@ func number(body []byte, name string, otherwise int) int {
 
 // token appends one event. The stamp is in the token's text: it survives whatever dialect the token is put in.
 func token(to []byte, index int) []byte {
-	to = append(to, `data:{"index":`...)
+	to = append(to, `data: {"index":`...)
 	to = strconv.AppendInt(to, int64(index), 10)
 	to = append(to, `,"token":{"id":1234,"text":" @`...)
 	to = strconv.AppendInt(to, time.Now().UnixNano(), 10)
