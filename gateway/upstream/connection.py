@@ -124,7 +124,14 @@ class Connection(asyncio.Protocol):
         while not self._chunks:
             if self._complete:
                 return b""
-            await self._more()
+            if self._failure is not None:
+                raise self._failure()
+            # As in _more: once per token, a coroutine less counts.
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         chunks = self._chunks
         self._chunks = []
         self._buffered = 0

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import httpx
 
@@ -84,7 +84,7 @@ class Response(Protocol):
         """Whether the rest of the body, if any, is known to be here already."""
         ...
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """Block until there is some of the body; empty at its end."""
         ...
 

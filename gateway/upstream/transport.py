@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -80,9 +80,9 @@ class Incoming:
                 return value.decode("latin-1")
         return ""
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """Block until there is some of the body; empty at its end. Raises httpx.TransportError."""
-        return await self._open().read()
+        return self._open().read()  # not awaited here: a token would pass through one more coroutine
 
     @property
     def ended(self) -> bool:
