@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -158,13 +159,21 @@ class ThisMachine:
         raise Forbidden(what, hint=hint)
 
     def _is_own(self, url: str) -> bool:
-        try:
-            name = urlsplit(url).hostname or ""
-        except ValueError:
-            return False
+        name = _name_in(url)
         return name in ("localhost", self._host) or _is_loopback(name)
 
 
+# The same few hosts and origins come with every request, and taking them apart costs more than all else here.
+@lru_cache(maxsize=64)
+def _name_in(url: str) -> str:
+    """The host that a URL names; nothing when it is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+@lru_cache(maxsize=64)
 def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -332,6 +332,9 @@ class Settings(BaseSettings):
     drain_s: Seconds = Field(30.0, description="at shutdown, running answers may take this long to finish")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
+    transport: Literal["fast", "httpx"] = Field(
+        "fast", description="connections to engines: the gateway's own, or httpx's"
+    )
     run_dir: Path = Field(Path(".run"), description="logs of engines that the gateway started")
     statsd_host: str | None = Field(None, description="where StatsD lines go, over UDP; none: nowhere")
     statsd_port: int = Field(8125, gt=0, le=65535, description="port of the StatsD listener")

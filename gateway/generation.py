@@ -10,8 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import cast
 
 from gateway import capabilities
 from gateway import parameters as rules
@@ -28,7 +29,7 @@ from gateway.preparing import GenerationRequest, Prepared, prepare
 from gateway.routing import Asked, Routing, Who
 from gateway.scenarios import ScenarioBook
 from gateway.scheduler import Outlook, State
-from gateway.schemas import Completed, Conversation, Prompt, Token
+from gateway.schemas import Completed, Conversation, Piece, Prompt, RawTokens, Token
 from gateway.tickets import Ticket
 from gateway.trail import current
 from gateway.upstream.base import EngineClient, EngineUnreachable, is_silence, is_suspect
@@ -156,7 +157,7 @@ class Generation:
         self._attempts = Attempts(prepared.spec, line.metrics)
         self._attempt = AsyncExitStack()  # what the call that is under way holds open
         self._ticket: Ticket | None = None
-        self._tokens: AsyncIterator[Token | Completed] | None = None
+        self._tokens: AsyncIterator[Piece] | None = None
         self._whole: Completed | None = None
         self._sent = self._first_token = 0.0
         self._journey = line.figures.journey()
@@ -187,7 +188,7 @@ class Generation:
 
     async def enter(self) -> None:
         """Take a place, and call the engine if there is one already. Closes itself on failure."""
-        async with self._closed_on_error():
+        try:
             self._count_in()
             while True:
                 try:
@@ -198,9 +199,16 @@ class Generation:
                     await self._pass_on(error)
                 else:
                     return
+        except BaseException as error:
+            await self.aclose(error)
+            raise
 
-    async def events(self) -> AsyncGenerator[Waiting | Token | Answer]:
+    def events(self) -> AsyncGenerator[Waiting | Token | Answer]:
         """Waiting while there is a wait (at least every heartbeat), each Token, then one Answer."""
+        return cast("AsyncGenerator[Waiting | Token | Answer]", self.raw_events())
+
+    async def raw_events(self) -> AsyncGenerator[Waiting | Token | RawTokens | Answer]:
+        """The same, for a request that says ``raw``."""
         async with self._closed_on_error():
             while not self._called:
                 try:
@@ -210,7 +218,7 @@ class Generation:
                 except GatewayError as error:
                     yield await self._pass_on(error)
             async for event in self._pieces(self._entered()):
-                yield event if isinstance(event, Token) else self._answer(event)
+                yield self._answer(event) if isinstance(event, Completed) else event
 
     async def _until_called(self) -> AsyncGenerator[Waiting]:
         said: Waiting | None = None
@@ -274,17 +282,23 @@ class Generation:
 
     async def answer(self) -> Answer:
         """The Answer alone."""
-        async with self._closed_on_error():
-            while not self._called:
-                try:
-                    ticket = await self._placed()
-                    await (self._call_engine() if ticket.granted else ticket.wait(None))
-                except GatewayError as error:
-                    await self._pass_on(error)
-            async for event in self._pieces(self._entered()):
-                if isinstance(event, Completed):
-                    return self._answer(event)
-            raise EngineError("The engine ended its answer without saying that it was complete.")
+        try:
+            return await self._collected()
+        except BaseException as error:
+            await self.aclose(error)
+            raise
+
+    async def _collected(self) -> Answer:
+        while not self._called:
+            try:
+                ticket = await self._placed()
+                await (self._call_engine() if ticket.granted else ticket.wait(None))
+            except GatewayError as error:
+                await self._pass_on(error)
+        async for event in self._pieces(self._entered()):
+            if isinstance(event, Completed):
+                return self._answer(event)
+        raise EngineError("The engine ended its answer without saying that it was complete.")
 
     def cut(self, text: str, completion_tokens: int, prompt_tokens: int | None) -> Answer:
         """The Answer for a caller that has enough: what it has read counts as all. To be closed then."""
@@ -339,11 +353,12 @@ class Generation:
         if self._tokens is not None:
             await self._attempt.aclose()
         with self._journey.calling(self.spec.id):
+            opened: AbstractAsyncContextManager[AsyncIterator[Piece]]
             if isinstance(prompt, Conversation):
                 opened = engine.chat(url, prompt, parameters, clocks, logprobs=asked.logprobs)
                 self._tokens = await self._attempt.enter_async_context(opened)
             elif rules.streamable(parameters):
-                opened = engine.stream(url, prompt, parameters, clocks, tokens=asked.stream)
+                opened = engine.stream(url, prompt, parameters, clocks, tokens=asked.stream, raw=asked.raw)
                 self._tokens = await self._attempt.enter_async_context(opened)
             else:
                 self._whole = await engine.generate(url, prompt, parameters, clocks)
@@ -351,7 +366,7 @@ class Generation:
         if not again:
             self._journey.begun(self.spec.id, self.arm, self._waited(), streamed=self._whole is None)
 
-    async def _pieces(self, ticket: Ticket) -> AsyncIterator[Token | Completed]:
+    async def _pieces(self, ticket: Ticket) -> AsyncIterator[Piece]:
         """The answer as it comes. One that breaks off before its first piece begins anew elsewhere."""
         ticket.heard()
         if self._whole is not None:
@@ -365,6 +380,8 @@ class Generation:
                         given = True
                         if isinstance(event, Token):
                             self._journey.token()
+                        elif isinstance(event, RawTokens):
+                            self._journey.tokens(event.count)
                         yield event
             except GatewayError as error:
                 if given:

@@ -134,6 +134,14 @@ class Journey:
         self._tokens += 1
         self._out.value += 1
 
+    def tokens(self, count: int) -> None:
+        """So many that have come at once: between them was no time."""
+        self.token()
+        for _ in range(count - 1):
+            self._between(0.0)
+        self._tokens += count - 1
+        self._out.value += count - 1
+
     def ended(self, done: Completed, decode_s: float) -> None:
         """The answer is whole. Its tokens may have come several at once, or none before the end."""
         if (figures := self._figures) is None:

@@ -35,6 +35,11 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
 
 
+def _escaped(text: str) -> str:
+    # Whatever has to be escaped cannot be printed, and asking for that costs a fraction of a translation.
+    return text if text.isprintable() else text.translate(_ESCAPES)
+
+
 class TextLines(logging.Formatter):
     """``12:00:01 INFO gateway.access POST /v1/generate 200  model=qwen2 ms=812.4``"""
 
@@ -42,12 +47,13 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items()).translate(_ESCAPES)
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        fields = _escaped(fields)
         return super().formatMessage(record).rstrip() + (f"  {fields}" if fields else "")
 
     def format(self, record: logging.LogRecord) -> str:
         """Further lines, such as a traceback's, are indented: none can pass for an event of its own."""
-        return "\n    ".join(line.translate(_ESCAPES) for line in super().format(record).split("\n"))
+        return "\n    ".join(_escaped(line) for line in super().format(record).split("\n"))
 
 
 class JsonLines(logging.Formatter):

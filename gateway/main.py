@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import ASGIApp
 
 from gateway import __version__, gauges, telemetry
 from gateway.api import (
@@ -61,7 +62,7 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
             await stack.enter_async_context(telemetry.running(metrics, _statsd(settings)))
             if tracing is not None:
                 await stack.enter_async_context(tracing.running())
-            http = await stack.enter_async_context(open_client())
+            http = await stack.enter_async_context(open_client(kind=settings.transport))
             app.state.services = await _services(
                 settings, registry, metrics, Outward(http, token, look_up), stack
             )
@@ -78,9 +79,12 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
     app.router.route_class = BodyRoute
     app.locked = keys.asked_for
     machine = None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host)
-    app.add_middleware(RequireKey, keys=keys, machine=machine)
-    # Added last, so it is the outermost.
-    app.add_middleware(RequestContext, metrics=metrics, envelope_of=_envelope_of, tracing=tracing)
+
+    def around(inner: ASGIApp) -> ASGIApp:
+        return RequestContext(RequireKey(inner, keys, machine), metrics, _envelope_of, tracing)
+
+    app.around = around
+    app.add_middleware(around)
     app.add_exception_handler(HTTPException, _router_error)
     _add_routes(app)
     return app

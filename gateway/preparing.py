@@ -35,6 +35,8 @@ class GenerationRequest:
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     stream: bool = False
+    raw: bool = False
+    """TGI's own bytes are welcome in a stream, where the engine writes them."""
     wait_s: float | None = None
     without: frozenset[str] = frozenset()
     """Parameters that are off, whatever the defaults of model and scenario say."""

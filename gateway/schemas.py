@@ -108,6 +108,14 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class RawTokens:
+    """Tokens in the middle of an answer, as the server-sent events of TGI in which the engine wrote them."""
+
+    events: bytes
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSpan:
     """One token of a prompt, and the characters from ``start`` up to ``stop`` that it covers."""
 
@@ -128,6 +136,10 @@ class Completed:
     seed: int | None
     details: Mapping[str, Any] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+
+
+Piece = Token | RawTokens | Completed
+"""What a stream of an engine consists of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import InvalidJson, InvalidRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from gateway.fields import did_you_mean, follows, in_words, names_at
@@ -55,7 +56,14 @@ def _takes_null(schema: Mapping[str, Any]) -> bool:
 
 
 class BodyRoute(APIRoute):
-    """A route whose endpoint takes ``(request)``, ``(request, body: Model)`` or ``body: Model | None``."""
+    """A route whose endpoint takes ``(request)``, ``(request, body: Model)`` or ``body: Model | None``.
+
+    It has no dependencies, and what it raises is answered by ``RequestContext``.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.app = _called(self.get_route_handler())
 
     def get_route_handler(self) -> Handler:
         endpoint: Callable[..., Awaitable[Response]] = self.endpoint
@@ -64,6 +72,16 @@ class BodyRoute(APIRoute):
             return _without_body(endpoint)
         models = [kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType]
         return _with_body(endpoint, models[0], optional=NoneType in get_args(hint))
+
+
+def _called(handler: Handler) -> ASGIApp:
+    """A route as an application, without what FastAPI puts around it for dependencies and error handlers."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
 
 
 def _without_body(endpoint: Callable[..., Awaitable[Response]]) -> Handler:

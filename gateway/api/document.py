@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_type_hints
 
-from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from gateway.api import anthropic, native, openai, ops, shapes, tgi
+from gateway.api import anthropic, experiments, native, openai, ops, shapes, tgi
 from gateway.api.context import Envelope
+from gateway.api.shortcut import ShortcutApp
 from gateway.auth import PUBLIC_PATHS
 from gateway.errors import (
     EngineError,
@@ -27,6 +27,7 @@ from gateway.errors import (
     InvalidRequest,
     ModelNotFound,
     ModelUnavailable,
+    NotFound,
     Overloaded,
     PayloadTooLarge,
     RequestTimeout,
@@ -83,6 +84,9 @@ SAID: Final[Mapping[Endpoint, Said]] = {
     ops.health: Said(shapes.Alive),
     ops.ready: Said(shapes.Readiness, also=(503,)),
     ops.metrics: Said(None, ("text/plain",)),
+    experiments.experiments: Said(),
+    experiments.experiment: Said(errors=(NotFound,)),
+    experiments.reset: Said(errors=(NotFound,)),
     openai.chat_completions: Said(shapes.ChatCompletion, (EVENTS,), errors=_WORK),
     openai.completions: Said(shapes.TextCompletion, (EVENTS,), errors=_WORK),
     openai.not_offered: Said(status=501, errors=(openai.NotOffered, ModelNotFound)),
@@ -107,6 +111,7 @@ _KEY_ERRORS: Final[Errors] = (Unauthorized, Forbidden)
 _DIALECTS: Final[Mapping[str, str]] = {
     "native": "Native",
     "ops": "Models and health",
+    "experiments": "Experiments",
     "openai": "OpenAI",
     "anthropic": "Anthropic",
     "tgi": "TGI",
@@ -120,6 +125,7 @@ _MODEL_ID: Final[dict[str, Any]] = {
     "schema": {"type": "string", "minLength": 1},
 }
 _WHAT: Final[dict[str, Any]] = {**_MODEL_ID, "name": "what", "description": "which part of that API"}
+_ALIAS: Final[dict[str, Any]] = {**_MODEL_ID, "name": "alias", "description": "a split alias"}
 _TAIL: Final[dict[str, Any]] = {
     "name": "tail",
     "in": "query",
@@ -144,7 +150,7 @@ _SCHEMES: Final[dict[str, Any]] = {
 }
 
 
-class DocumentedApp(FastAPI):
+class DocumentedApp(ShortcutApp):
     """An application whose page says who may ask. ``locked``: keys are set."""
 
     locked = False
@@ -223,7 +229,7 @@ def _error_responses(errors: Iterable[type[GatewayError]], envelope: Envelope) -
 
 
 def _parameters(path: str, handler: Endpoint) -> list[dict[str, Any]]:
-    found = [parameter for parameter in (_MODEL_ID, _WHAT) if f"{{{parameter['name']}" in path]
+    found = [parameter for parameter in (_MODEL_ID, _WHAT, _ALIAS) if f"{{{parameter['name']}" in path]
     if handler is ops.logs:
         found.append(_TAIL)
     if handler.__module__ == tgi.__name__ and _MODEL_ID not in found:

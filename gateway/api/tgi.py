@@ -31,7 +31,7 @@ from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound
 from gateway.generation import Generation, GenerationRequest
 from gateway.scenarios import RAW
 from gateway.scheduler import State
-from gateway.schemas import Message, Token
+from gateway.schemas import Message, RawTokens, Token
 from gateway.wire.tgi import data_event, stream_event, token_body
 from gateway.wire.tgi import error_body as wire_error
 
@@ -164,6 +164,7 @@ def _asked(request: Request, body: TgiBody, *, full_text: bool, stream: bool) ->
         started=request.state.started,
         scenario=RAW,
         stream=stream,
+        raw=stream,
         without=frozenset(_left_open(given, who.spec)),
         who=who,
     )
@@ -241,13 +242,16 @@ async def _events(
     index, begun = 0, False
     final: Token | None = None
     try:
-        async with aclosing(generation.events()) as events:
+        async with aclosing(generation.raw_events()) as events:
             async for event in events:
                 if isinstance(event, Waiting):
                     chunk = waiting_comment(event)
                 elif isinstance(event, Answer):
                     heard(event)
                     chunk = _last_event(index if final else index + 1, final or _END, event, details)
+                elif isinstance(event, RawTokens):
+                    index += event.count
+                    chunk = event.events
                 else:
                     index += 1
                     final = event if event.last else None

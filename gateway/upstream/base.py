@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, Protocol
 
 from gateway.errors import EngineError, EngineTimeout, ModelUnavailable
-from gateway.schemas import Clocks, Completed, Conversation, Prompt, Token, TokenSpan
+from gateway.schemas import Clocks, Completed, Conversation, Piece, Prompt, Token, TokenSpan
 
 Clock = Literal["connect", "first_token", "between_tokens", "total"]
 Capabilities = Mapping[str, bool]
@@ -32,14 +32,16 @@ class EngineClient(Protocol):
         clocks: Clocks,
         *,
         tokens: bool = True,
-    ) -> AbstractAsyncContextManager[AsyncIterator[Token | Completed]]:
+        raw: bool = False,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         """Generate, piece by piece.
 
         Entering sends the request and blocks until the first token is there: the moment of entry is the
         first-token instant, and everything the engine refuses is raised by then. Iterating yields each
         Token (special ones too) and then exactly one Completed; with ``tokens=False`` the Completed alone,
-        much cheaper. Leaving, however it happens, closes the connection at once unless the answer was
-        complete.
+        much cheaper. With ``raw``, engines that speak TGI may give RawTokens instead of any Token but the
+        last, as many at once as have come. Leaving, however it happens, closes the connection at once
+        unless the answer was complete.
 
         Clocks count only while the engine is waited for: a caller that takes its time costs the engine
         nothing, except on the total clock, which is looked at before each read.

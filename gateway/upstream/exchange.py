@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, Protocol
 
 import httpx
 
@@ -20,8 +20,9 @@ from gateway.schemas import Clocks
 from gateway.trail import current
 from gateway.upstream.address import split_name
 from gateway.upstream.base import EngineUnreachable, Truncated
+from gateway.upstream.transport import EngineHttp
 from gateway.upstream.watch import Watch, clock_timeout
-from gateway.wire.sse import SseDecoder, SseEvent, SseOverflow
+from gateway.wire.sse import SseDecoder, SseOverflow
 
 _JSON: Final = {"content-type": "application/json"}
 _ERROR_BODY_BYTES: Final = 64 * 1024
@@ -54,6 +55,9 @@ class Call:
     path: str
     content: bytes | None = None
 
+    def __str__(self) -> str:
+        return self.address
+
     @property
     def address(self) -> str:
         """The address for people: without a user name or password that the URL may hold."""
@@ -66,14 +70,58 @@ class Call:
         return f"{place} ({name})" if name else place
 
 
+class Response(Protocol):
+    """An answer whose head has come, whoever's transport brought it."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def headers(self) -> httpx.Headers: ...
+
+    def header(self, name: str) -> str:
+        """One header, ``name`` in lower case; empty when there is none."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the rest of the body, if any, is known to be here already."""
+        ...
+
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        """Block until there is some of the body; empty at its end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the whole body was read."""
+        ...
+
+
+class _OfHttpx:
+    """httpx's response as ours."""
+
+    ended = False
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.aiter_raw()
+        self.status_code = response.status_code
+        self.headers = response.headers
+        self.aclose = response.aclose
+
+    def header(self, name: str) -> str:
+        return str(self.headers.get(name, ""))
+
+    async def read(self) -> bytes:
+        return await anext(self._chunks, b"")
+
+
 class DataStream:
     """The data lines of an open event stream; ``watch`` counts on them alone, never on keep-alives."""
 
-    __slots__ = ("_call", "_chunks", "_decoder", "_finished", "_response", "_watch")
+    __slots__ = ("_call", "_decoder", "_finished", "_response", "_watch")
 
-    def __init__(self, response: httpx.Response, watch: Watch, call: Call) -> None:
+    def __init__(self, response: Response, watch: Watch, call: Call) -> None:
         self._response = response
-        self._chunks = response.aiter_raw()
         self._watch = watch
         self._call = call
         self._decoder = SseDecoder()
@@ -86,9 +134,8 @@ class DataStream:
         """
         try:
             with self._watch:
-                async for chunk in self._chunks:
-                    found = self._decoder.feed(chunk)
-                    if batch := [event.data for event in found if type(event) is SseEvent]:
+                while chunk := await self._response.read():
+                    if batch := self._decoder.data(chunk):
                         self._watch.tokens += len(batch)
                         return batch
         except _TROUBLE as error:
@@ -101,10 +148,10 @@ class DataStream:
 
     async def close(self) -> None:
         """Close at once, but for the end of a finished body."""
-        if self._finished:
+        if self._finished and not self._response.ended:
             try:
                 async with asyncio.timeout(_END_OF_BODY_S):
-                    async for _ in self._chunks:
+                    while await self._response.read():
                         pass
             except (TimeoutError, httpx.HTTPError):
                 pass  # the answer is whole; only the connection is lost
@@ -116,7 +163,7 @@ async def open_stream(
     client: httpx.AsyncClient, call: Call, clocks: Clocks, explain: Explain
 ) -> AsyncIterator[DataStream]:
     """Send ``call`` and wait for the head of an event stream; ``explain`` makes errors of other statuses."""
-    watch = Watch(clocks, call.address)
+    watch = Watch(clocks, call)
     try:
         response = await _opened(client, call, clocks, watch)
         stream = DataStream(response, watch, call)
@@ -133,7 +180,7 @@ async def open_stream(
 
 async def fetch(client: httpx.AsyncClient, call: Call, clocks: Clocks) -> Answer:
     """Send ``call`` and read its whole answer, under the connect and total clocks."""
-    watch = Watch(replace(clocks, first_token_s=clocks.total_s), call.address)
+    watch = Watch(replace(clocks, first_token_s=clocks.total_s), call)
     try:
         response = await _opened(client, call, clocks, watch)
         try:
@@ -147,30 +194,37 @@ async def fetch(client: httpx.AsyncClient, call: Call, clocks: Clocks) -> Answer
     return Answer(response.status_code, response.headers, body)
 
 
-async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: Watch) -> httpx.Response:
+async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: Watch) -> Response:
     # Reading and writing have no time-out of their own: the watch knows what is being waited for.
-    timeout = httpx.Timeout(None, connect=clocks.connect_s, pool=clocks.connect_s)
+    try:
+        with watch:
+            if isinstance(client, EngineHttp):
+                return await client.open(
+                    call.method, call.base_url, call.path, call.content, clocks.connect_s, current().headers
+                )
+            return await _sent(client, call, clocks.connect_s)
+    except _TROUBLE as error:
+        raise _translated(error, call, watch, clocks) from error
+
+
+async def _sent(client: httpx.AsyncClient, call: Call, connect_s: float) -> Response:
+    """The same through any client of httpx."""
+    timeout = httpx.Timeout(None, connect=connect_s, pool=connect_s)
     where, name = split_name(call.base_url)
     headers = {} if call.content is None else {**_JSON, **current().headers}
     if name is not None:
         headers["host"] = name
     url = where.rstrip("/") + call.path
-    try:
-        with watch:
-            request = client.build_request(
-                call.method, url, content=call.content, headers=headers, timeout=timeout
-            )
-            return await client.send(request, stream=True)
-    except _TROUBLE as error:
-        raise _translated(error, call, watch, clocks) from error
+    request = client.build_request(call.method, url, content=call.content, headers=headers, timeout=timeout)
+    return _OfHttpx(await client.send(request, stream=True))
 
 
-async def _read(response: httpx.Response, call: Call, watch: Watch, limit_bytes: int) -> bytes:
+async def _read(response: Response, call: Call, watch: Watch, limit_bytes: int) -> bytes:
     """The body, or a little more than ``limit_bytes`` of it."""
     body = bytearray()
     try:
         with watch:
-            async for chunk in response.aiter_raw():
+            while chunk := await response.read():
                 body += chunk
                 if len(body) > limit_bytes:
                     break
@@ -179,12 +233,12 @@ async def _read(response: httpx.Response, call: Call, watch: Watch, limit_bytes:
     return bytes(body)
 
 
-async def _expect_stream(response: httpx.Response, call: Call, watch: Watch, explain: Explain) -> None:
+async def _expect_stream(response: Response, call: Call, watch: Watch, explain: Explain) -> None:
     status = response.status_code
     if status != httpx.codes.OK:
         body = await _read(response, call, watch, _ERROR_BODY_BYTES)
         raise explain(Answer(status, response.headers, body))
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = response.header("content-type").partition(";")[0].strip().lower()
     if kind and kind != "text/event-stream":
         raise EngineError(
             f"{call.address} answered with {kind[:80]} instead of an event stream",

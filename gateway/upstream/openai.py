@@ -43,6 +43,7 @@ class OpenAiEngine:
         clocks: Clocks,
         *,
         tokens: bool = True,
+        raw: bool = False,
     ) -> AsyncIterator[AsyncIterator[Token | Completed]]:
         asked = Asked.of(prompt, parameters)
         openai_flavours.check(asked.parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,17 @@ from typing import Any, Final, get_args
 import httpx
 from pydantic_core import from_json
 
-from gateway.schemas import Clocks, Completed, Conversation, FinishReason, Prompt, Token, TokenSpan
+from gateway.schemas import (
+    Clocks,
+    Completed,
+    Conversation,
+    FinishReason,
+    Piece,
+    Prompt,
+    RawTokens,
+    Token,
+    TokenSpan,
+)
 from gateway.upstream import tgi_chat
 from gateway.upstream.base import Capabilities, Truncated
 from gateway.upstream.bodies import json_body, not_understood, object_of, within
@@ -22,6 +33,10 @@ _MAX_STOPS: Final = 4  # TGI's --max-stop-sequences
 _REASONS: Final[Mapping[object, FinishReason]] = {reason: reason for reason in get_args(FinishReason)}
 # In the text of a token the quotes would be escaped, so this is in every event but the last and errors.
 _UNFINISHED: Final = b'"generated_text":null'
+_INDEX: Final = b'{"index":'
+_TOKEN: Final = b'"token":{"id":'
+_NO_ID: Final = b'"id":null'
+_LINE_END: Final = re.compile(rb"\n|\xc2\x85|\xe2\x80[\xa8\xa9]")  # as some clients see it
 
 
 _CAPABILITIES: Final[Capabilities] = dict.fromkeys(("grammar", "tools", "tokenise", "logprobs", "seed"), True)
@@ -43,14 +58,15 @@ class TgiEngine:
         clocks: Clocks,
         *,
         tokens: bool = True,
-    ) -> AsyncIterator[AsyncIterator[Token | Completed]]:
+        raw: bool = False,
+    ) -> AsyncIterator[AsyncIterator[Piece]]:
         asked = _Asked.of(prompt, parameters)
         call = Call("POST", url, "/generate_stream", asked.body())
 
         async with open_stream(
             self._client, call, clocks, lambda answer: error_of_answer(answer, call.address, prompt.text)
         ) as events:
-            reading = _Reading(events, asked, call, tokens)
+            reading = _Reading(events, asked, call, tokens, raw)
             batch = await reading.first()
             async with aclosing(reading.pieces(batch)) as pieces:
                 yield pieces
@@ -175,11 +191,12 @@ class _Asked:
 class _Reading:
     """One stream of TGI's events, read once."""
 
-    def __init__(self, events: DataStream, asked: _Asked, call: Call, wants_tokens: bool) -> None:
+    def __init__(self, events: DataStream, asked: _Asked, call: Call, wants_tokens: bool, raw: bool) -> None:
         self._events = events
         self._asked = asked
         self._call = call
         self._wants_tokens = wants_tokens
+        self._raw = raw and wants_tokens
         self._tokens = 0
 
     async def first(self) -> list[bytes]:
@@ -189,19 +206,18 @@ class _Reading:
             self._event(batch[0])
         return batch
 
-    async def pieces(self, batch: list[bytes]) -> AsyncGenerator[Token | Completed, None]:
+    async def pieces(self, batch: list[bytes]) -> AsyncGenerator[Piece]:
         while True:
+            if self._raw and all(map(_passes, batch)):
+                self._tokens += len(batch)
+                yield RawTokens(b"".join([b"data: %b\n\n" % data for data in batch]), len(batch))
+                batch = await self._more()
+                continue
             for data in batch:
                 if not self._wants_tokens and _UNFINISHED in data:
                     self._tokens += 1
                     continue
-                event = self._event(data)
-                self._tokens += 1
-                try:
-                    token = _token_of(event)
-                    completed = self._completed(event, token)
-                except (KeyError, TypeError) as error:
-                    raise not_understood(self._call, error) from error
+                token, completed = self._parsed(data)
                 if self._wants_tokens:
                     yield token
                 if completed is not None:
@@ -209,6 +225,15 @@ class _Reading:
                     yield completed
                     return
             batch = await self._more()
+
+    def _parsed(self, data: bytes) -> tuple[Token, Completed | None]:
+        event = self._event(data)
+        self._tokens += 1
+        try:
+            token = _token_of(event)
+            return token, self._completed(event, token)
+        except (KeyError, TypeError) as error:
+            raise not_understood(self._call, error) from error
 
     async def _more(self) -> list[bytes]:
         batch = await self._events.batch()
@@ -234,6 +259,13 @@ class _Reading:
             raise TypeError("generated_text is not a string")
         details = _details(event)
         return _complete(text, details, self._asked, last.text, self._tokens, details.get("input_length"))
+
+
+def _passes(data: bytes) -> bool:
+    """Whether an event is a token in the middle as TGI writes it, on one line that no client ends early."""
+    if not data.startswith(_INDEX) or _UNFINISHED not in data or _TOKEN not in data or _NO_ID in data:
+        return False
+    return (data.isascii() and b"\n" not in data) or _LINE_END.search(data) is None
 
 
 def _collected(body: dict[str, Any], asked: _Asked, answer: Answer) -> Completed:

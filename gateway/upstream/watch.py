@@ -34,7 +34,7 @@ class Watch:
     __slots__ = ("_cancelling", "_clock", "_clocks", "_deadline", "_handle", "_loop", "_rang", "_rings_at",
                  "_started", "_task", "_waited_for", "tokens")  # fmt: skip
 
-    def __init__(self, clocks: Clocks, waited_for: str) -> None:
+    def __init__(self, clocks: Clocks, waited_for: object) -> None:
         """``waited_for`` names the engine's address in errors. The first-token and total clocks start now."""
         self._clocks = clocks
         self._waited_for = waited_for

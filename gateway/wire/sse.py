@@ -100,6 +100,23 @@ class SseDecoder:
         self._after_cr = self._after_cr or chunk[-1:] == b"\r"
         return found
 
+    def data(self, chunk: bytes) -> list[bytes]:
+        """Like ``feed``, but the data of events alone.
+
+        Whole events of one data line each, which is how engines write, are not taken apart further.
+        """
+        if chunk.startswith(b"data:") and chunk.endswith(b"\n\n") and self._between_events(chunk):
+            begin = b"data: " if chunk.startswith(b"data: ") else b"data:"
+            lines = chunk[len(begin) : -2].split(b"\n\n" + begin)
+            if not any(b"\n" in line or (line.startswith(b" ") and len(begin) == 5) for line in lines):
+                self._at_start = False
+                return lines
+        return [event.data for event in self.feed(chunk) if type(event) is SseEvent]
+
+    def _between_events(self, chunk: bytes) -> bool:
+        held = self._tail or self._data or self._after_cr or self._event != "message"
+        return not held and len(chunk) <= self._max_bytes and b"\r" not in chunk
+
     def _whole(self, piece: bytes) -> bytes:
         if self._tail:
             self._tail += piece

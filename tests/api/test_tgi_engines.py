@@ -163,7 +163,7 @@ class Silent:
 
     closed = False
 
-    async def events(self) -> AsyncGenerator[Token | Answer]:
+    async def raw_events(self) -> AsyncGenerator[Token | Answer]:
         yield Token("Hi", None, None, special=False)
         receipt = Receipt(0, 0, 0, 0, 0, 0)
         yield Answer("m", "Hi", "eos_token", None, 1, None, receipt)

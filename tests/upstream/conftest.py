@@ -8,7 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -18,7 +18,7 @@ from gateway.schemas import Clocks, Completed, Prompt, Token
 from gateway.upstream.base import EngineClient
 from gateway.upstream.openai import OpenAiEngine
 from gateway.upstream.tgi import TgiEngine
-from gateway.upstream.transport import open_client
+from gateway.upstream.transport import TransportKind, open_client
 
 DEADLINE_S = 5.0
 
@@ -161,10 +161,17 @@ def tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+@pytest.fixture(params=get_args(TransportKind))
+def transport(request: pytest.FixtureRequest) -> TransportKind:
+    """Whose connections: everything here holds for both."""
+    kind: TransportKind = request.param
+    return kind
+
+
 @pytest.fixture
-async def client(tls: ssl.SSLContext) -> AsyncIterator[httpx.AsyncClient]:
+async def client(tls: ssl.SSLContext, transport: TransportKind) -> AsyncIterator[httpx.AsyncClient]:
     """One connection at most, so that one which is not given back shows in the next request."""
-    async with open_client(max_connections=1, tls=tls) as client:
+    async with open_client(max_connections=1, tls=tls, kind=transport) as client:
         yield client
 
 

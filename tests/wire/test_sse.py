@@ -152,3 +152,32 @@ def test_an_event_over_the_limit_is_refused(chunks: list[bytes]) -> None:
 def test_the_limit_is_for_one_event_and_not_for_the_stream() -> None:
     decoder = SseDecoder(max_bytes=100)
     assert sum(len(decoder.feed(b"data: 0123456789\n\n:\n\n")) for _ in range(100)) == 200
+
+
+_WHOLE = [b"data: x\n\n", b"data:x\n\n", b"data:  y\n\n", b"data: a\ndata: b\n\n", b"data: \n\n", b": c\n\n"]
+_PARTS = [
+    b"event: n\n",
+    b"id: 1\n\n",
+    b"data: x\r\n\r\n",
+    b"\n",
+    b"\r",
+    b"data: ",
+    b"\n\n",
+    b"\xef\xbb\xbf",
+    *_WHOLE,
+]
+
+
+@given(st.lists(st.lists(st.sampled_from(_PARTS), max_size=5).map(b"".join), max_size=6))
+def test_the_data_alone_is_the_data_of_the_events(chunks: list[bytes]) -> None:
+    both, alone = SseDecoder(), SseDecoder()
+    for chunk in chunks:
+        events = [found.data for found in both.feed(chunk) if isinstance(found, SseEvent)]
+        assert alone.data(chunk) == events
+
+
+def test_data_that_comes_at_once_is_bounded_too() -> None:
+    decoder = SseDecoder(max_bytes=100)
+    assert decoder.data(b"data: x\n\n" * 20) == [b"x"] * 20
+    with pytest.raises(SseOverflow):
+        decoder.data(b"data: " + b"x" * 101 + b"\n\n")

@@ -1,0 +1,1 @@
+"""What stands between client and engine costs: our gateway beside three others, in one run."""

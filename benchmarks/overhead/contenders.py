@@ -1,0 +1,157 @@
+"""Who is measured: how each is started, and how it is asked for the same thing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.overhead.parts import Parts
+from benchmarks.overhead.processes import free_port
+
+_REGISTRY = """models:
+  - id: bench
+    family: qwen2
+    url: {source}
+    limits: {{max_concurrent: 8192, max_queue: 8192}}
+"""
+_NGINX = """worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx-error.log;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
+  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
+  keepalive_requests 100000000;
+  upstream engine {{ server {address}; keepalive 4096; keepalive_requests 100000000; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://engine;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_buffering off;
+    }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One route and the body that it takes."""
+
+    path: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way through a program: what is sent for a plain answer, and for a stream."""
+
+    plain: Callable[[int], Asked]
+    stream: Callable[[int, int], Asked]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A program that stands between client and source; ``command`` starts it."""
+
+    name: str
+    command: list[str]
+    port: int
+    way: Way
+    health: str = "/health"
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def _json(**body: object) -> str:
+    return json.dumps(body, separators=(",", ":"))
+
+
+def _wish(tokens: int, rate: int) -> str:
+    return f"What does the quick brown fox do? tokens={tokens} rate={rate} "
+
+
+def _parameters(tokens: int) -> dict[str, object]:
+    return {"max_new_tokens": tokens, "temperature": 0.8, "top_p": 0.9}
+
+
+TGI = Way(
+    lambda tokens: Asked("/generate", _json(inputs=_wish(tokens, 0), parameters=_parameters(tokens))),
+    lambda tokens, rate: Asked(
+        "/generate_stream", _json(inputs=_wish(tokens, rate), parameters=_parameters(tokens))
+    ),
+)
+NATIVE = Way(
+    lambda tokens: Asked(
+        "/v1/generate",
+        _json(model_id="bench", inputs=_wish(tokens, 0), scenario="qa", parameters=_parameters(tokens)),
+    ),
+    lambda tokens, rate: Asked(
+        "/v1/generate",
+        _json(
+            model_id="bench",
+            inputs=_wish(tokens, rate),
+            scenario="qa",
+            parameters=_parameters(tokens),
+            stream=True,
+        ),
+    ),
+)
+ROUTER = Way(
+    lambda tokens: Asked("/generate", _json(text=_wish(tokens, 0), stream=False)),
+    lambda tokens, rate: Asked("/generate", _json(text=_wish(tokens, rate), stream=True)),
+)
+
+
+def contenders(parts: Parts, source: str, folder: Path) -> Iterator[Contender]:
+    """Ours first. ``source`` is the address of the token source, ``folder`` takes configurations and logs."""
+    yield _ours("gateway, TGI route", source, folder, TGI)
+    yield _ours("gateway, native route", source, folder, NATIVE)
+    yield _ours("gateway over plain httpx", source, folder, TGI, GATEWAY_TRANSPORT="httpx")
+    if parts.nginx is not None:
+        yield _nginx(parts.nginx, source, folder)
+    if parts.vllm_router is not None:
+        yield _vllm_router(parts.vllm_router, source)
+    yield _yardstick(source)
+
+
+def _ours(name: str, source: str, folder: Path, way: Way, **settings: str) -> Contender:
+    port = free_port()
+    registry = folder / f"models-{port}.yaml"
+    registry.write_text(_REGISTRY.format(source=source), encoding="utf-8")
+    env = {
+        "GATEWAY_CONFIG": str(registry),
+        "GATEWAY_PORT": str(port),
+        "GATEWAY_RUN_DIR": str(folder / f"run-{port}"),
+        **settings,
+    }
+    return Contender(name, [sys.executable, "-m", "gateway", "serve"], port, way, env=env)
+
+
+def _nginx(program: str, source: str, folder: Path) -> Contender:
+    port = free_port()
+    config = folder / "nginx.conf"
+    address = source.removeprefix("http://")
+    config.write_text(_NGINX.format(folder=folder, address=address, port=port), encoding="utf-8")
+    return Contender("nginx proxy_pass", [program, "-c", str(config)], port, TGI)
+
+
+def _vllm_router(program: Path, source: str) -> Contender:
+    port = free_port()
+    options = {"--host": "127.0.0.1", "--port": port, "--prometheus-port": free_port(), "--log-level": "info"}
+    command = [str(program), "--worker-urls", source, "--policy", "round_robin"]
+    command += [str(part) for pair in options.items() for part in pair]
+    return Contender("vllm-router", command, port, ROUTER)
+
+
+def _yardstick(source: str) -> Contender:
+    port = free_port()
+    app = "benchmarks.overhead.yardstick:app"
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "info"]
+    return Contender("FastAPI + httpx", command, port, TGI, health="/docs", env={"ENGINE_URL": source})

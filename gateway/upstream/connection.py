@@ -1,0 +1,316 @@
+"""One HTTP/1.1 connection to an engine: bytes out, one answer at a time back in.
+
+httptools reads, the event loop delivers; there is no task, no lock and no copy between the two. What
+goes wrong is raised as httpx's exceptions, so that those above need not know whose transport they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+import httptools
+import httpx
+
+_HOLD_BYTES: Final = 64 * 1024  # of a body that nobody reads; then the engine is not read from either
+_FRAMING_BYTES: Final = 256 * 1024  # of heads, extensions and trailers in a row, without one byte of a body
+_NO_BODY: Final = frozenset({204, 304})
+_CHUNKED: Final = b"transfer-encoding"
+_LENGTH: Final = b"content-length"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Owner(Protocol):
+    """Whoever keeps the connection for its next exchange."""
+
+    def lost(self, connection: Connection) -> None:
+        """It is gone, whoever closed it. Called once."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """Give it a request with ``send``, await ``head``, then ``read`` until that is empty.
+
+    Only one coroutine may wait at a time. ``discard`` closes at once, in whatever state it is.
+    """
+
+    __slots__ = (
+        "_buffered",
+        "_chunks",
+        "_close_delimited",
+        "_complete",
+        "_failure",
+        "_framing",
+        "_head_done",
+        "_headless",
+        "_keep",
+        "_loop",
+        "_owner",
+        "_parser",
+        "_paused",
+        "_poll",
+        "_transport",
+        "_waiter",
+        "_writable",
+        "busy",
+        "headers",
+        "idle_since",
+        "origin",
+        "status",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, origin: object) -> None:
+        self._loop = loop
+        self._owner = owner
+        self.origin = origin
+        self.idle_since = 0.0
+        self.busy = True
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._poll: Callable[[int], list[tuple[int, int]]] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._failure: Callable[[], httpx.TransportError] | None = None
+        self._paused = False
+        self._begin(headless=False)
+
+    def _begin(self, *, headless: bool) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self._headless = headless
+        self._head_done = self._complete = self._close_delimited = False
+        self._keep = True
+        self._chunks: list[bytes] = []
+        self._buffered = self._framing = 0
+
+    # ------------------------------------------------------------ for whoever asks
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be written now. Bytes, or an end, that nobody asked for spoil a connection.
+
+        Both may be in the operating system and not yet have been delivered, so it is asked too.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._failure is not None or not self._keep:
+            return False
+        return self._poll is None or not self._poll(0)
+
+    def send(self, data: bytes, *, headless: bool = False) -> None:
+        """Begin an exchange. ``data`` is the request, or its beginning; ``headless``: it is a HEAD."""
+        self._begin(headless=headless)
+        self.busy = True
+        self._out().write(data)
+
+    async def send_more(self, data: bytes) -> bool:
+        """More of the request's body. False, and nothing is sent, once the answer has begun or it broke."""
+        if self._head_done or self._failure is not None:
+            return False
+        self._out().write(data)
+        if self._writable is not None:
+            await self._writable
+        return True
+
+    async def head(self) -> None:
+        """Block until status and headers are there. Raises httpx.TransportError."""
+        while not self._head_done:
+            await self._more()
+
+    async def read(self) -> bytes:
+        """Block until there is some of the body, and return all of it that is there; empty at its end."""
+        while not self._chunks:
+            if self._complete:
+                return b""
+            if self._failure is not None:
+                raise self._failure()
+            # As in _more: once per token, a coroutine less counts.
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        chunks = self._chunks
+        self._chunks = []
+        self._buffered = 0
+        if self._paused:
+            self._paused = False
+            if not self._out().is_closing():
+                self._out().resume_reading()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole answer is here, read or not."""
+        return self._complete
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the exchange left nothing behind: the whole answer came, and all of the request went."""
+        transport = self._out()
+        if not self._complete or not self._keep or self._headless or self._paused or transport.is_closing():
+            return False
+        return transport.get_write_buffer_size() == 0
+
+    def spoil(self) -> None:
+        """Not to be used again after this exchange: the request did not go out whole."""
+        self._keep = False
+
+    def discard(self) -> None:
+        """Close at once, whatever is under way."""
+        self._fail(lambda: httpx.ReadError("the connection was closed"))
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _more(self) -> None:
+        if self._failure is not None:
+            raise self._failure()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _out(self) -> asyncio.Transport:
+        if self._transport is None:
+            raise RuntimeError("the connection was never made")
+        return self._transport
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, failure: Callable[[], httpx.TransportError]) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self.resume_writing()
+        self._wake()
+
+    # ------------------------------------------------------------ the event loop's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+            self._poll = poll.poll
+
+    def data_received(self, data: bytes) -> None:
+        if not self.busy or self._parser is None:
+            self.discard()  # nobody asked
+            return
+        self._framing += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._broken("the engine changed the protocol, which nobody asked for")
+            return
+        except httptools.HttpParserError as error:
+            self._keep = False
+            if not self._complete:
+                self._broken(str(error))
+                return
+        if self._framing > _FRAMING_BYTES:
+            self._broken(
+                f"more than {_FRAMING_BYTES} bytes of headers or framing without a body between them"
+            )
+        elif self._buffered > _HOLD_BYTES and not self._paused and not self._complete:
+            self._paused = True
+            self._out().pause_reading()
+        if self._head_done:
+            self._wake()
+
+    def eof_received(self) -> None:
+        self._keep = False
+        if self._close_delimited:
+            self._complete = True
+            self._wake()
+        elif not self._complete:
+            self._broken(self._cut_short())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._keep = False
+        if not self._complete:
+            self._fail(_read_error(exc) if exc is not None else _protocol_error(self._cut_short()))
+        self._parser = None  # it holds this connection, and would have to be found by the collector
+        self._poll = None
+        self.resume_writing()
+        self._wake()
+        self._owner.lost(self)
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    def _cut_short(self) -> str:
+        if self._head_done:
+            return "the engine closed the connection before the end of its answer"
+        return "the engine closed the connection without an answer"
+
+    def _broken(self, what: str) -> None:
+        self._keep = False
+        self._fail(_protocol_error(what))
+        self._out().abort()
+
+    # ------------------------------------------------------------ the parser's side
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._keep = False  # a second answer to one request
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_done:
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if self._complete or self._head_done or parser is None:
+            return
+        status = parser.get_status_code()
+        if status < 200:
+            self.headers = []
+            return
+        self.status = status
+        self._head_done = True
+        names = {name.lower() for name, _ in self.headers}
+        self._keep = self._keep and parser.should_keep_alive()
+        if self._headless:
+            self._complete = True
+        elif _CHUNKED not in names and _LENGTH not in names and status not in _NO_BODY:
+            self._close_delimited = True
+            self._keep = False
+
+    def on_body(self, body: bytes) -> None:
+        self._framing = 0
+        if self._complete:
+            self._keep = False
+            return
+        self._chunks.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._head_done:
+            self._complete = True
+            self._framing = 0
+
+
+def _protocol_error(what: str) -> Callable[[], httpx.TransportError]:
+    return lambda: httpx.RemoteProtocolError(what)
+
+
+def _read_error(cause: Exception) -> Callable[[], httpx.TransportError]:
+    def make() -> httpx.TransportError:
+        error = httpx.ReadError(str(cause))
+        error.__cause__ = cause
+        return error
+
+    return make
