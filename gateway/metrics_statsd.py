@@ -135,7 +135,7 @@ def _add(batch: _Batch, family: Family, tags: str) -> None:
                 batch.incr(cell.stat + tags, untold)
                 cell.told += untold
         elif isinstance(cell, Level):
-            batch.gauge(cell.stat + tags, round(cell.value, 3))
+            batch.gauge(cell.stat + tags, _rounded(cell.value))
         elif values := cell.take():
             batch.values(cell.stat + tags, values, scale)
 
@@ -182,9 +182,11 @@ def _rate(times: int) -> str:
 
 def _number(value: float) -> str:
     """Without an exponent, which not every daemon reads; a thousandth is the least that is told."""
-    if value == int(value):
-        return str(int(value))
     return f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def _rounded(value: float) -> float:
+    return int(value) if value == int(value) else round(value, 3)
 
 
 def resolve(host: str, port: int) -> list[Address]:

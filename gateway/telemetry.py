@@ -83,9 +83,12 @@ class Sender:
             # In step with the clock; what was missed while the gateway was busy is not made up for.
             due = max(due + interval_s, now)
             await asyncio.sleep(due - now)
-            if time.monotonic() >= self._look_up_at:
-                self._look_up()
-            self.flush()
+            try:
+                if time.monotonic() >= self._look_up_at:
+                    self._look_up()
+                self.flush()
+            except Exception:  # without figures nobody would see that there are none
+                logger.exception("sending StatsD figures failed")
 
     def flush(self) -> None:
         """Send everything that is new. What is lost is counted, and said once."""

@@ -36,8 +36,8 @@ def tracing_for(settings: Settings, metrics: Metrics) -> Tracing | None:
         return Tracing(settings.otlp_endpoint, metrics)
     except ImportError as error:
         raise SettingsError(
-            f"GATEWAY_OTLP_ENDPOINT or {STANDARD} asks for traces, but OpenTelemetry is not installed: {error}. "
-            "Install the extra `otel` (pip install 'unified-llm-gateway[otel]'), or unset them."
+            f"GATEWAY_OTLP_ENDPOINT or {STANDARD} asks for traces, but OpenTelemetry is not installed: "
+            f"{error}. Install the extra `otel` (pip install 'unified-llm-gateway[otel]'), or unset them."
         ) from error
 
 
@@ -92,7 +92,13 @@ class Tracing:
             trail.stage("encode", max(stage.ended for stage in trail.stages), now)
             operation = "chat" if route in _CHAT else "text_completion"
             span.update_name(f"{operation} {trail.model}")
-            span.set_attributes({"gen_ai.operation.name": operation, **trail.attributes})
+            span.set_attributes(
+                {
+                    "gen_ai.operation.name": operation,
+                    "gen_ai.response.model": trail.model,
+                    **trail.attributes,
+                }
+            )
         if status:
             span.set_attribute("http.response.status_code", status)
         span.set_attribute("http.route", route)
@@ -134,7 +140,7 @@ class _Counting:
 
 
 async def _in_a_thread(work: Any, timeout_s: float) -> None:
-    """Run what may block, but wait no longer than that. asyncio's own threads would be waited for at the end."""
+    """Run what may block and wait no longer than that: asyncio's own threads would be waited for."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def run() -> None:

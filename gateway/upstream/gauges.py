@@ -74,7 +74,7 @@ async def followed(
     ready: Callable[[], Mapping[str, str]],
     every_s: float = EVERY_S,
 ) -> AsyncIterator[None]:
-    """Keep the engines' gauges for as long as the block runs. ``ready``: models that are in, with addresses."""
+    """Keep the engines' gauges for as long as the block runs. ``ready``: models that are in, and where."""
     task = asyncio.create_task(_Rounds(metrics, client, ready).run(every_s))
     try:
         yield
