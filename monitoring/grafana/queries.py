@@ -95,9 +95,11 @@ def gauge(
     return target(select(f'{how}("value")', name, by, where=where, by_model=by_model), alias)
 
 
-def total_of_gauge(name: str, by: Sequence[str], alias: str | Text, *, where: str = "") -> Target:
+def total_of_gauge(
+    name: str, by: Sequence[str], alias: str | Text, *, where: str = "", by_model: bool = True
+) -> Target:
     """A gauge added up over its series: each series' last value of the step, then their sum."""
-    inner = select('last("value") AS "v"', name, by, where=where)
+    inner = select('last("value") AS "v"', name, by, where=where, by_model=by_model)
     query = f'SELECT sum("v") FROM ({inner}) WHERE $timeFilter GROUP BY time($__interval) fill(null)'
     return target(query, alias)
 

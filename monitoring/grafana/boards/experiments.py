@@ -82,10 +82,10 @@ _SPEED = (
     ),
     Figure(
         Text("Tokens per second of one request", "单请求每秒 token"),
-        Text("Mean of each arm", "各分支平均值"),
+        Text("The median answer of each arm", "各分支应答的中位数"),
         "lines",
         "short",
-        (mean("tokens_per_second", ("arm",), "$tag_arm", where=_ARM, by_model=False),),
+        (percentile("tokens_per_second", "50_percentile", ("arm",), "$tag_arm", where=_ARM, by_model=False),),
         width=8,
     ),
     Figure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monitoring.grafana.board import BLUE, ORANGE, RED, Board, Figure, Section, Text
-from monitoring.grafana.queries import added, gauge, percentile, rate
+from monitoring.grafana.queries import added, gauge, percentile, rate, total_of_gauge
 
 _BOTH = (
     Figure(
@@ -89,25 +89,14 @@ _BOTH = (
     ),
     Figure(
         Text("What the gateway did meanwhile", "同时网关状态"),
-        Text("In flight and waiting, at their highest", "处理中与排队，取最高值"),
-        "lines",
+        Text("Requests inside engines, and requests that wait", "引擎内的请求与等待的请求"),
+        "stack",
         "short",
         (
-            gauge(
-                "in_flight",
-                ("model",),
-                Text("in flight $tag_model", "处理中 $tag_model"),
-                how="max",
-                by_model=False,
-            ),
-            gauge(
-                "queued",
-                ("model",),
-                Text("waiting $tag_model", "排队中 $tag_model"),
-                how="max",
-                by_model=False,
-            ),
+            total_of_gauge("in_flight", ("model",), Text("in flight", "处理中"), by_model=False),
+            total_of_gauge("queued", ("model",), Text("waiting", "排队中"), by_model=False),
         ),
+        colours={"^(in flight|处理中)": BLUE, "^(waiting|排队中)": ORANGE},
     ),
 )
 
