@@ -20,8 +20,6 @@ from typing import Any
 from harness import REPOSITORY, STOP_S, Running, echo_command, free_port, model, start_echo, start_gateway
 from traffic import Clients, Tally, paced
 
-from gateway import config as configuration
-
 MIB = 2**20
 LASTING_S = 12.0
 TURNS = ("qwen2", "llama3", "qwen2", "llama3")
@@ -43,10 +41,6 @@ set 1 temperature 71
 set 1 sm 1400
 """
 JOULES_A_TURN = 2000
-SPLITS = hasattr(configuration, "AliasSpec")
-"""Whether this gateway knows splits and fallbacks."""
-REPLICAS = "replicas" in configuration.ModelSpec.model_fields
-"""Whether it knows several addresses of one model."""
 _ALIASES = {
     "ab": {"split": {"arm-a": 70, "arm-b": 30}, "sticky": "none"},
     "careful": {"to": "gone", "fallback": ["arm-a"]},
@@ -127,7 +121,7 @@ class Scene:
             ],
             "switching": {"max_wait_s": 2, "min_residency_s": 1, "backoff_initial_s": 0.2},
             "models": [_resident("qwen2", preload=True), _resident("llama3"), _fragile(), *beside],
-            "aliases": _ALIASES if SPLITS else {"ab": "arm-a", "careful": "arm-a"},
+            "aliases": _ALIASES,
         }
 
     def show_cards(self, text: str) -> None:
@@ -210,7 +204,8 @@ async def _turn(clients: Clients, name: str, other: str) -> None:
     await asyncio.gather(
         paced(5, LASTING_S, lambda number: clients.ask(name, 8 + number % 5 * 6, words=4 + number % 7)),
         paced(1, LASTING_S, lambda number: clients.stream(name, 30)),
-        paced(2, LASTING_S, lambda number: clients.ask("ab", 10 + number % 10)),
+        paced(1.5, LASTING_S, lambda number: clients.ask("ab", 10 + number % 10)),
+        paced(0.5, LASTING_S, lambda _: clients.stream("ab", 12)),
         _trouble(clients, name, other),
     )
 
@@ -221,8 +216,7 @@ async def _trouble(clients: Clients, name: str, other: str) -> None:
     await clients.stream(name, 60, leave_after=3)
     await clients.stream("arm-a", 60, leave_after=5)
     await asyncio.gather(*(clients.ask("narrow", 30) for _ in range(4)))
-    if REPLICAS:
-        await asyncio.gather(*(clients.ask("pair", 20) for _ in range(6)))
+    await asyncio.gather(*(clients.ask("pair", 20) for _ in range(6)))
     await clients.ask("careful", 10)
     await clients.ask("fragile", 4)
     await clients.ask("fragile", 20)

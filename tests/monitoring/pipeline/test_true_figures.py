@@ -111,3 +111,16 @@ def test_a_card_that_vanishes_and_comes_back_is_down_in_between(stage: Stage) ->
 def test_the_energy_of_a_card_is_stored_to_the_joule(stage: Stage) -> None:
     joules = stage.influx.total("gw_gpu_energy_joules", "\"gpu\" = '0'")
     assert joules == 3 * 2000, "the stub's meter went on by 2,000 J at each of three turns"
+
+
+def test_each_arm_of_a_split_has_the_requests_that_it_answered(stage: Stage) -> None:
+    for arm in ("arm-a", "arm-b"):
+        where = f"\"arm\" = '{arm}' AND \"status\" = '2xx'"
+        assert stage.influx.total("gw_requests", where) > 0, arm
+    split = stage.influx.total("gw_requests", '"arm" =~ /^arm-/ AND "status" = \'2xx\'')
+    assert split == stage.tally.asked["ab"]
+
+
+def test_what_a_busy_engine_refuses_is_tried_elsewhere_and_counted(stage: Stage) -> None:
+    assert stage.influx.total("gw_retries", "\"model\" = 'pair'") > 0
+    assert stage.influx.total("gw_fallbacks", "\"model\" = 'gone' AND \"to\" = 'arm-a'") == 4

@@ -21,6 +21,9 @@ class Tally:
 
     statuses: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
+    """Whole answers by the model that gave them."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """The same by the name that was asked for."""
     tokens_in: Counter[str] = field(default_factory=Counter)
     tokens_out: Counter[str] = field(default_factory=Counter)
     left: int = 0
@@ -28,7 +31,8 @@ class Tally:
     durations_ms: dict[str, list[float]] = field(default_factory=dict)
     """Of whole answers, by model."""
 
-    def whole(self, model: str, usage: dict[str, int], ms: float) -> None:
+    def whole(self, asked: str, model: str, usage: dict[str, int], ms: float) -> None:
+        self.asked[asked] += 1
         self.answered[model] += 1
         self.tokens_in[model] += usage["prompt_tokens"]
         self.tokens_out[model] += usage["completion_tokens"]
@@ -54,7 +58,7 @@ class Clients:
         answer = await self._http.post(ROUTE, json=_body(model, tokens, words))
         self.tally.statuses[f"{answer.status_code // 100}xx"] += 1
         if answer.status_code == httpx.codes.OK:
-            self.tally.whole(answer.json()["model_id"], answer.json()["usage"], _ms_since(started))
+            self.tally.whole(model, answer.json()["model_id"], answer.json()["usage"], _ms_since(started))
             self.on_answer("whole", _ms_since(started), _ms_since(started))
         elif answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
             self.on_failure("whole")
@@ -72,7 +76,7 @@ class Clients:
                     self.tally.left += 1
                     return
                 if event.name == "done":
-                    self.tally.whole(event.data["model_id"], event.data["usage"], _ms_since(started))
+                    self.tally.whole(model, event.data["model_id"], event.data["usage"], _ms_since(started))
                     self.on_answer("stream", _ms_since(started), first_ms)
         self.tally.statuses[f"{answer.status_code // 100}xx"] += 1
 
