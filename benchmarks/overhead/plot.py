@@ -42,7 +42,6 @@ def _bars(axes: Any, rows: list[Figures], widths: list[float], label: str) -> No
     bars = axes.barh(names, widths, color=colours)
     axes.bar_label(bars, fmt="%.0f", padding=3)
     axes.set_xlabel(label)
-    axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.invert_yaxis() if not axes.yaxis_inverted() else None
     axes.spines[["top", "right"]].set_visible(False)
