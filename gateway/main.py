@@ -107,8 +107,8 @@ def _add_routes(app: FastAPI) -> None:
     add("GET", "/v1/models/{model_id:path}", ops.model)
     add("GET", "/v1/events", ops.events)
     add("GET", "/v1/experiments", experiments.experiments)
-    add("GET", "/v1/experiments/{alias:path}", experiments.experiment)
     add("POST", "/v1/experiments/{alias:path}/reset", experiments.reset)
+    add("GET", "/v1/experiments/{alias:path}", experiments.experiment)
     add("POST", "/v1/chat/completions", openai.chat_completions)
     add("POST", "/v1/completions", openai.completions)
     for path, handler in openai.AT_A_MODEL.items():

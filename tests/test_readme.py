@@ -143,8 +143,13 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 
 @EVERY_DOCUMENT
 def test_no_document_names_a_place_on_somebodys_machine(document: Path) -> None:
+    # /var/lib/gateway is a place in the container.
     assert (
-        re.findall(r"(?<![\w.:/])/(?:work|root|home|Users|tmp|mnt|opt|var)/[\w.]*", text_of(document)) == []
+        re.findall(
+            r"(?<![\w.:/])/(?:work|root|home|Users|tmp|mnt|opt|var(?!/lib/gateway/))/[\w.]*",
+            text_of(document),
+        )
+        == []
     )
 
 

@@ -76,6 +76,7 @@ SAID: Final[Mapping[Endpoint, Said]] = {
     native.render_prompt: Said(native.RenderAnswer, errors=_NAMED),
     native.scenarios: Said(shapes.Scenarios),
     ops.models: Said(shapes.Models),
+    ops.models_at: Said(shapes.Models, errors=_NAMED),
     ops.model: Said(shapes.ModelCard, errors=_NAMED),
     ops.logs: Said(None, ("text/plain",), errors=(*_MANAGED, ModelUnavailable, EngineError)),
     ops.load: Said(shapes.ModelCard, status=202, errors=_MANAGED),

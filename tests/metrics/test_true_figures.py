@@ -270,4 +270,5 @@ def test_the_route_of_every_generation_is_one_that_is_counted() -> None:
     labels = {route_label("POST", path) for path in posts}
     others = {"render", "models_load", "models_unload", "messages_count_tokens", "tgi_tokenize"}
     others |= {"tgi_chat_tokenize", "embeddings", "responses", "moderations", "images", "audio"}
+    others |= {"experiments_reset"}
     assert labels - others == GENERATIONS
