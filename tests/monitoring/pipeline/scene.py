@@ -109,9 +109,7 @@ class Scene:
             model(engines["arm-b"].url, id="arm-b"),
             model(f"http://127.0.0.1:{free_port()}", id="gone"),
             # Its first engine takes one request at a time; what that refuses goes to the second.
-            model(
-                engines["busy"].url, id="pair", **({"replicas": [engines["arm-b"].url]} if REPLICAS else {})
-            ),
+            model(engines["busy"].url, id="pair", replicas=[engines["arm-b"].url]),
         ]
         return {
             "default_model": "qwen2",
