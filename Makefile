@@ -54,6 +54,7 @@ drawings: setup-dev ## docs/img/dashboard-*.png: each dashboard with real data, 
 	@rm -rf .run/answers
 	@PIPELINE_ANSWERS=.run/answers scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh
 	@$(PY) -m monitoring.grafana.draw .run/answers docs/img
+	@$(PY) -m monitoring.grafana.draw .run/answers docs/img zh
 
 check: setup-dev fmt-check lint type imports test ## what has to pass before a commit
 
