@@ -41,11 +41,11 @@ chat: setup ## talk to it in the terminal
 
 test: setup-dev ## everything that needs nothing but Python
 	@GATEWAY_CONFIG=models/local.yaml $(PY) -m gateway prepare
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n 3 --dist loadfile
 
 # With TESTED=1 (as CI says after `make test`) only what `make test` does not have.
 test-all: $(if $(TESTED),,test) ## the same and the lanes that need system parts
-	@scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh
+	@scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh scripts/chromium.sh
 	@scripts/lane.sh containers scripts/docker.sh
 
 dashboards: setup-dev ## write Grafana's JSON from monitoring/grafana
@@ -53,8 +53,9 @@ dashboards: setup-dev ## write Grafana's JSON from monitoring/grafana
 
 drawings: setup-dev ## docs/img/dashboard-*.png: each dashboard with real data, drawn by Grafana's own components
 	@rm -rf .run/answers
-	@PIPELINE_ANSWERS=.run/answers scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh
+	@PIPELINE_ANSWERS=.run/answers scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh scripts/chromium.sh
 	@$(PY) -m monitoring.grafana.draw .run/answers docs/img
+	@$(PY) -m monitoring.grafana.draw .run/answers docs/img zh
 
 check: setup-dev fmt-check lint type imports test ## what has to pass before a commit
 

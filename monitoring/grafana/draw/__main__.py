@@ -98,7 +98,8 @@ def main(answers: Path, pictures: Path, language: str = "en") -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     for path in sorted(answers.glob("*.json")):
         dashboard = json.loads((DASHBOARDS / language / path.name).read_text(encoding="utf-8"))
-        picture = pictures / f"dashboard-{path.stem}.png"
+        suffix = "" if language == "en" else ".zh-CN"
+        picture = pictures / f"dashboard-{path.stem}{suffix}.png"
         draw(dashboard, json.loads(path.read_text(encoding="utf-8")), made, picture.resolve())
         sys.stdout.write(f"{picture}\n")
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from panels import PanelTarget, Window, answer, named, points, targets
+from harness import REPOSITORY
+from panels import PanelTarget, Window, answer, dashboards, named, points, targets
 from processes import INIT, Influx
 from stage import Stage
 
 from monitoring.grafana import alerts
+from monitoring.grafana.board import LANGUAGES
 
 pytestmark = pytest.mark.pipeline
 # Nothing was lost, which test_true_figures.py says too.
@@ -105,9 +109,11 @@ def test_every_query_of_every_alert_returns_data(database: Influx, stage: Stage,
         assert any(value is not None for series in database.ask(query) for _, value in points(series)), query
 
 
-def test_the_answers_are_kept_for_the_drawings(
-    stage: Stage, long_run: Window, answers_folder: Path | None
-) -> None:
+@pytest.fixture(scope="session")
+def answers(
+    stage: Stage, long_run: Window, answers_folder: Path | None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What the database said to every query, in files, one for each dashboard."""
     kept: dict[str, dict[str, Any]] = {}
     for found in targets():
         window = long_run if found.board == "history" else stage.window
@@ -115,8 +121,20 @@ def test_the_answers_are_kept_for_the_drawings(
         board["panels"].setdefault(str(found.panel["id"]), {})[found.target["refId"]] = [
             {"tags": dict(series.tags), "points": points(series)} for series in asked(stage, found, long_run)
         ]
-    assert len(kept) == 7
-    if answers_folder is not None:
-        answers_folder.mkdir(parents=True, exist_ok=True)
-        for name, board in kept.items():
-            (answers_folder / f"{name}.json").write_text(json.dumps(board), encoding="utf-8")
+    folder = answers_folder or tmp_path_factory.mktemp("answers")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, board in kept.items():
+        (folder / f"{name}.json").write_text(json.dumps(board), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_grafanas_own_components_draw_every_dashboard(answers: Path, tmp_path: Path, language: str) -> None:
+    command = [sys.executable, "-m", "monitoring.grafana.draw", str(answers), str(tmp_path), language]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode == 3:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*.png"))) == len(dashboards())
+    for picture in tmp_path.glob("*.png"):
+        assert picture.stat().st_size > 30_000, f"{picture.name} is nearly empty"
