@@ -43,10 +43,8 @@ def installed() -> list[Card]:
         return []
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(at) for at in range(nvml.nvmlDeviceGetCount())]
-        return [
-            Card(int(nvml.nvmlDeviceGetMemoryInfo(handle).total), f"{nvml.nvmlDeviceGetName(handle)}, found")
-            for handle in handles
-        ]
+        sizes = [int(nvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
+        return [Card(size, f"card {at}, found here") for at, size in enumerate(sizes)]
     except nvml.NVMLError:
         return []
     finally:

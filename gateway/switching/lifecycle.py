@@ -263,11 +263,14 @@ class Lifecycle:
         if not model.policy.managed:
             return
         model.wanted_since, model.told_no_room = None, False
-        waiting = tuple(model.waiting.values())
+        waiting, told = tuple(model.waiting.values()), len(self.actions)
         self._unload(model, now, force)
+        # How long it takes is known by its state from now on; but who waits is told before it goes.
         back_in_s = retry_after_s(model, device, self._policy, now)
+        self.actions, unloading = self.actions[:told], self.actions[told:]
         for request in waiting:
             self.refuse(request, "unloaded", f"{model.policy.id} is being unloaded.", now, back_in_s)
+        self.actions += unloading
 
     def _unload(self, model: Model, now: float, force: bool) -> None:
         if model.state is State.STARTING:

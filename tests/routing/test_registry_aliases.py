@@ -49,7 +49,7 @@ def test_split_resolves_to_its_likeliest() -> None:
         ({"split": {"qwen3": 1}}, "aliases.chat.split.qwen3: points at `qwen3`, no model here"),
         ({}, "aliases.chat: needs `to` (the model it means) or `split`"),
         ({"to": "qwen2", "split": {"llama3": 1}}, "aliases.chat: has `to` and also `split`"),
-        ({"split": {}}, "aliases.chat.split: dictionary should have at least 1 item"),
+        ({"split": {}}, "aliases.chat.split: should have at least 1 item"),
         ({"split": {"qwen2": 0}}, "aliases.chat.split.qwen2: input should be greater than 0 (got 0)"),
         ({"split": {"qwen2": -1}}, "aliases.chat.split.qwen2: input should be greater than 0"),
         ({"split": {"qwen2": float("inf")}}, "aliases.chat.split.qwen2: input should be"),
