@@ -6,7 +6,7 @@ All of it belongs to the event loop. ``stat`` is the series' name for StatsD, ta
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -89,18 +89,31 @@ class Spread:
         return [(total / count, int(count)) for count, total in (taken or {}).values()]
 
     def _settle(self) -> None:
+        """In order of size, a whole bucket is found at once: buckets cost, values hardly do."""
         values, self._unsettled = self._unsettled, []
-        bounds, counts, fine = self._bounds, self._counts, self._fine
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
+        values.sort()
         self._sum += sum(values)
-        if fine is None:
-            return
-        for value in values:
-            step = int(math.log(value) * _STEPS) if value > _SMALLEST else -(10**6)
-            near = fine.get(step)
-            if near is None:
-                fine[step] = [1, value]
-            else:
-                near[0] += 1
-                near[1] += value
+        below = 0
+        for place, bound in enumerate(self._bounds):
+            reached = bisect_right(values, bound, below)
+            self._counts[place] += reached - below
+            below = reached
+        self._counts[-1] += len(values) - below
+        if self._fine is not None:
+            _merge(values, self._fine)
+
+
+def _merge(values: Sequence[float], fine: dict[int, list[float]]) -> None:
+    """Add values, in order of size, to [how many, their sum] by step."""
+    begun = 0
+    while begun < len(values):
+        step = _step(values[begun])
+        ended = max(begun + 1, bisect_left(values, math.exp((step + 1) / _STEPS), begun))
+        near = fine.setdefault(step, [0, 0.0])
+        near[0] += ended - begun
+        near[1] += sum(values[begun:ended])
+        begun = ended
+
+
+def _step(value: float) -> int:
+    return math.floor(math.log(max(value, _SMALLEST)) * _STEPS)

@@ -16,9 +16,11 @@ from gateway.upstream.transport import open_client
 PAGES = {
     "tgi": ("# TYPE tgi_queue_size gauge\ntgi_queue_size 3\ntgi_batch_current_size 7\n", Said(3, 7)),
     "vllm": (
-        'vllm:num_requests_running{engine="0",model_name="a b"} 2.0\n'
-        'vllm:num_requests_running{engine="1",model_name="a b"} 3.0\n'
-        'vllm:num_requests_waiting{engine="0",model_name="a b"} 1.0\n',
+        (
+            'vllm:num_requests_running{engine="0",model_name="a b"} 2.0\n'
+            'vllm:num_requests_running{engine="1",model_name="a b"} 3.0\n'
+            'vllm:num_requests_waiting{engine="0",model_name="a b"} 1.0\n'
+        ),
         Said(1, 5),
     ),
     "llama.cpp": ("llamacpp:requests_processing 1\nllamacpp:requests_deferred 4\n", Said(4, 1)),

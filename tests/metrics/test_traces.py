@@ -225,9 +225,7 @@ def test_without_the_extra_the_start_says_what_to_install(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_spans_that_no_collector_takes_are_counted_and_hold_nothing_up(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_spans_that_no_collector_takes_hold_nothing_up(engine: Engine, tmp_path: Path) -> None:
     registry = {"models": [model(f"http://127.0.0.1:{engine.port}", id="qwen2")]}
     nowhere = f"http://127.0.0.1:{free_port()}"
     running = start_gateway(tmp_path, registry, otlp_endpoint=nowhere)

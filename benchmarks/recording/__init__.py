@@ -1,0 +1,1 @@
+"""What recording the figures costs the gateway."""
