@@ -112,7 +112,7 @@ _LOAD = (
         "lines",
         "short",
         (gauge("replicas", ("model", "state"), "$tag_model $tag_state"),),
-        width=12,
+        width=8,
     ),
     Figure(
         Text("Errors and restarts", "错误与重启"),
@@ -123,7 +123,7 @@ _LOAD = (
             added("upstream_errors", ("model", "kind"), "$tag_model $tag_kind"),
             added("engine_restarts", ("model",), Text("restart $tag_model", "重启 $tag_model")),
         ),
-        width=12,
+        width=24,
         tint=RED,
     ),
 )
