@@ -115,7 +115,6 @@ def test_every_metric_that_is_sent_is_on_a_dashboard_or_left_out_on_purpose() ->
         "gw_http_requests_open",
         "gw_generations_open",
         "gw_generations",  # the same requests by outcome; requests by status are shown
-        "gw_replicas",  # only models that others run have several; GET /v1/models shows them
         "gw_gpu_memory_free_bytes",  # total less used
         "gw_energy_window_joules",
         "gw_energy_cost",

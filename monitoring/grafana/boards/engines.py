@@ -104,6 +104,17 @@ _LOAD = (
         width=8,
     ),
     Figure(
+        Text("Replicas", "副本"),
+        Text(
+            "Engines of each model by state; one that is ejected gets no requests until it answers again",
+            "各模型的引擎按状态；被摘除的副本在恢复应答前不接收请求",
+        ),
+        "lines",
+        "short",
+        (gauge("replicas", ("model", "state"), "$tag_model $tag_state"),),
+        width=8,
+    ),
+    Figure(
         Text("Errors and restarts", "错误与重启"),
         Text("What engines did wrong, and how often they had to be started again", "引擎出错与重启次数"),
         "bars",
@@ -112,7 +123,7 @@ _LOAD = (
             added("upstream_errors", ("model", "kind"), "$tag_model $tag_kind"),
             added("engine_restarts", ("model",), Text("restart $tag_model", "重启 $tag_model")),
         ),
-        width=8,
+        width=24,
         tint=RED,
     ),
 )
