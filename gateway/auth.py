@@ -6,7 +6,7 @@ import hmac
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -144,14 +144,15 @@ def _keys_in(text: str) -> list[str]:
 class ThisMachine:
     """The names of this machine. A web page from elsewhere asks under its own, even if that leads here."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, web_pages: Collection[str] = ()) -> None:
         self._host = host.lower()
+        self._web_pages = web_pages
 
     def check(self, host: str | None, origin: str | None) -> None:
         """Raises Forbidden unless ``host`` (a header) is this machine, and ``origin`` too if there is one."""
         if not self._is_own(f"//{host or ''}"):
             what = f"This gateway is not known as {_cut(host) or 'a host without a name'}."
-        elif origin is not None and not self._is_own(origin):
+        elif origin is not None and origin not in self._web_pages and not self._is_own(origin):
             what = f"Web pages from {_cut(origin)} may not use this gateway."
         else:
             return

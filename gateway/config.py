@@ -21,6 +21,7 @@ HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
 Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PREFIX = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+ORIGINS = r"^https?://[^\s,/]+(,https?://[^\s,/]+)*$"
 TAGS = r"^[A-Za-z0-9_.-]+=[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+=[A-Za-z0-9_.-]+)*$"
 Weight = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 
@@ -318,6 +319,11 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         False, description="listen beyond loopback without a key; only behind a lock of yours"
     )
+    cors_origins: str | None = Field(
+        None,
+        pattern=ORIGINS,
+        description="origins of web pages that may ask, with commas between; none: no web page may",
+    )
     supervisor_token_file: Path | None = Field(
         None, description="file with the token that supervisors ask for"
     )
@@ -347,6 +353,11 @@ class Settings(BaseSettings):
         None,
         description="OpenTelemetry collector (OTLP over HTTP) that gets traces; none: no traces",
     )
+
+    @property
+    def web_pages(self) -> tuple[str, ...]:
+        """The origins of web pages that may ask."""
+        return tuple(self.cors_origins.split(",")) if self.cors_origins else ()
 
     @property
     def kept_keys(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 from starlette.types import ASGIApp
 
@@ -78,16 +79,27 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
     app.state.metrics = metrics
     app.router.route_class = BodyRoute
     app.locked = keys.asked_for
-    machine = None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host)
+    machine = (
+        None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host, settings.web_pages)
+    )
 
     def around(inner: ASGIApp) -> ASGIApp:
-        return RequestContext(RequireKey(inner, keys, machine), metrics, _envelope_of, tracing)
+        guarded = RequestContext(RequireKey(inner, keys, machine), metrics, _envelope_of, tracing)
+        # A browser asks before it sends a key, so this comes first; without origins it is not there.
+        return _open_to_pages(guarded, settings.web_pages) if settings.web_pages else guarded
 
     app.around = around
     app.add_middleware(around)
     app.add_exception_handler(HTTPException, _router_error)
     _add_routes(app)
     return app
+
+
+def _open_to_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Web pages of these origins may ask, with any header, and read all headers of the answer."""
+    return CORSMiddleware(
+        app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+    )
 
 
 def _add_routes(app: FastAPI) -> None:
