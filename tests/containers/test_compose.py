@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from engine_room import Project
+from engine_room import Daemon, Project
 from harness import until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
@@ -133,6 +133,24 @@ def test_the_gateway_runs_without_rights_and_cannot_write_its_image(card: Projec
     assert "ALL" in card.inspect("gateway", "{{.HostConfig.CapDrop}}")
     for service in ("gateway", "tgi-qwen2"):
         assert "docker.sock" not in card.inspect(service, "{{json .Mounts}}")
+
+
+def test_on_a_card_with_room_for_both_the_same_file_keeps_both_in(
+    daemon: Daemon, project: Callable[..., Project]
+) -> None:
+    cards = daemon.folder / "hook" / "cards"
+    smaller = cards.read_text()
+    cards.write_text("gpu 24564 700\n")
+    try:
+        large = project("large", "docker-compose.yml")
+    finally:
+        cards.write_text(smaller)
+    headers = {"authorization": f"Bearer {large.key()}"}
+    with httpx.Client(base_url=large.url, headers=headers, timeout=90) as client:
+        for model in ("llama3", "qwen2"):
+            assert client.post("/v1/generate", json={**ASKED, "model_id": model}).status_code == 200
+        assert [state(client, model) for model in ("qwen2", "llama3")] == ["ready", "ready"]
+    large.compose("down", "--volumes", "--timeout", "5")
 
 
 def test_without_a_card_the_real_small_models_answer_and_switch(project: Callable[..., Project]) -> None:
