@@ -111,7 +111,8 @@ _LOAD = (
         ),
         "lines",
         "short",
-        (gauge("replicas", ("model", "state"), "$tag_model $tag_state"),),
+        (gauge("replicas", ("model", "state"), "$tag_model $tag_state", where='"value" > 0'),),
+        colours={"ready$": GREEN, "draining$": YELLOW, "(ejected|down)$": RED},
         width=8,
     ),
     Figure(
