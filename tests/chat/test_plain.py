@@ -211,7 +211,12 @@ def test_an_interrupt_is_code_130_and_the_gateway_sees_the_client_leave(
     fake.says(token("first"), HOLD)
     command = [sys.executable, str(CHAT), "--url", fake.url, "Hi"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(tmp_path),
+        # Who runs the tests in the background has it ignored, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.read1(100) == b"first"
