@@ -85,6 +85,13 @@ def behind(request: pytest.FixtureRequest) -> Behind:
     return ENGINES[request.param]
 
 
+class Outcome(dict[str, Any]):
+    """What a call came to in a client's own process. A failed one says how, once its value is asked for."""
+
+    def __missing__(self, name: str) -> Any:
+        raise AssertionError(f"no {name!r} in {dict(self)}")
+
+
 class BrokenEngine(BaseHTTPRequestHandler):
     """An engine of either kind on a bad day: the prompt says what goes wrong."""
 
@@ -209,7 +216,7 @@ def tgi_calls(tgi_gateway: Running, tmp_path_factory: pytest.TempPathFactory) ->
             command, env={**os.environ, **quiet}, capture_output=True, timeout=CALLS_S, check=False
         )
         assert done.returncode == 0, done.stderr.decode()
-        return dict(json.loads(done.stdout))
+        return dict(json.loads(done.stdout, object_hook=Outcome))
 
     return call
 
