@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
         "headers",
         "idle_since",
         "origin",
+        "reused",
         "status",
     )
 
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self.origin = origin
         self.idle_since = 0.0
+        self.reused = False
         self.busy = True
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -98,6 +100,11 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing() or self._failure is not None or not self._keep:
             return False
         return self._poll is None or not self._poll(0)
+
+    @property
+    def silent(self) -> bool:
+        """Whether not a single byte of the answer has come."""
+        return not self._framing and not self._head_done
 
     def send(self, data: bytes, *, headless: bool = False) -> None:
         """Begin an exchange. ``data`` is the request, or its beginning; ``headless``: it is a HEAD."""

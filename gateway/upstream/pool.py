@@ -68,7 +68,7 @@ class Pool:
         if self._emptied is not None or not connection.reusable:
             connection.discard()
             return
-        connection.busy = False
+        connection.busy, connection.reused = False, True
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
         origin = connection.origin

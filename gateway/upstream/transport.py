@@ -117,17 +117,25 @@ class FastTransport(httpx.AsyncBaseTransport):
     async def exchange(self, origin: Origin, request: bytes, connect_s: float | None) -> Incoming:
         """Write a whole request and block until the head of its answer is there.
 
-        ``connect_s`` bounds both waits: for a free connection, and for a new one.
+        ``connect_s`` bounds both waits: for a free connection, and for a new one. A kept connection that ends
+        without a byte of an answer was being closed as it was taken (llama.cpp's server does so after a
+        hundred requests): the request goes to another one. A new connection has no such excuse.
         """
         pool = self._pool
-        connection = await pool.take(origin, connect_s=connect_s, pool_s=connect_s)
-        try:
-            connection.send(request)
-            await connection.head()
-        except BaseException:
-            connection.discard()
-            raise
-        return Incoming(connection, pool)
+        while True:
+            connection = await pool.take(origin, connect_s=connect_s, pool_s=connect_s)
+            try:
+                connection.send(request)
+                await connection.head()
+            except httpx.TransportError:
+                connection.discard()
+                if not (connection.reused and connection.silent):
+                    raise
+            except BaseException:
+                connection.discard()
+                raise
+            else:
+                return Incoming(connection, pool)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         limits = request.extensions.get("timeout", {})

@@ -114,6 +114,51 @@ async def test_a_connection_is_kept_for_a_while_and_then_closed() -> None:
         assert server.accepted == 2
 
 
+async def test_a_kept_connection_that_the_engine_closes_as_it_is_taken_is_replaced() -> None:
+    asked = 0
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one request on each connection, and hangs up on the second without a word."""
+        nonlocal asked
+        if await request_of(reader):
+            asked += 1
+            writer.write(WHOLE)
+            await writer.drain()
+            if await request_of(reader):
+                asked += 1
+
+    async with serving(play) as server, engine_http() as http:
+        for _ in range(3):
+            assert await body_of(http, server) == b"hello"
+        assert (server.accepted, asked) == (3, 5)
+
+
+async def test_a_new_connection_that_is_closed_without_an_answer_is_an_error_at_once() -> None:
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+
+    async with serving(play) as server, engine_http() as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await opened(http, server)
+        assert server.accepted == 1
+
+
+async def test_an_answer_that_breaks_off_on_a_kept_connection_is_not_asked_for_again() -> None:
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await request_of(reader):
+            writer.write(WHOLE)
+            await writer.drain()
+            if await request_of(reader):
+                writer.write(OK)
+                await writer.drain()
+
+    async with serving(play) as server, engine_http() as http:
+        assert await body_of(http, server) == b"hello"
+        with pytest.raises(httpx.RemoteProtocolError):
+            await opened(http, server)
+        assert server.accepted == 1
+
+
 async def test_many_at_once_have_a_connection_each_and_share_them_afterwards() -> None:
     async with serving(answering(CHUNKED)) as server, engine_http() as http:
         for _ in range(3):
