@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,10 +128,15 @@ def start_daemon(folder: Path) -> Daemon:
 
 def build_images(daemon: Daemon, *, embedded: bool) -> None:
     ensure_base(daemon)
-    build(daemon, REPOSITORY, GATEWAY_IMAGE)
-    build(daemon, HERE / "stand_in", STAND_IN_IMAGE, f"--build-arg=GATEWAY_IMAGE={GATEWAY_IMAGE}")
-    if embedded:
-        build(daemon, REPOSITORY, EMBEDDED_IMAGE, "--target=embedded")
+    with ThreadPoolExecutor() as pool:
+        # Both wait for downloads most of the time.
+        small = (
+            pool.submit(build, daemon, REPOSITORY, EMBEDDED_IMAGE, "--target=embedded") if embedded else None
+        )
+        build(daemon, REPOSITORY, GATEWAY_IMAGE)
+        build(daemon, HERE / "stand_in", STAND_IN_IMAGE, f"--build-arg=GATEWAY_IMAGE={GATEWAY_IMAGE}")
+        if small is not None:
+            small.result()
 
 
 def build_monitoring(daemon: Daemon, folder: Path) -> None:
