@@ -1,7 +1,9 @@
-# The gateway, and with target `embedded` the gateway with its own small engine (llama.cpp, no GPU).
+# The gateway; with target `embedded` the gateway with its own small engine (llama.cpp, no GPU); with target
+# `gpu-sidecar` the program that reads NVIDIA cards.
 #
 #   docker build -t unified-llm-gateway .
 #   docker build -t unified-llm-gateway:embedded --target embedded .
+#   docker build -t gpu-sidecar --target gpu-sidecar .
 #
 # Any image with Python 3.11 or newer under the name python3 will do as the base. There is no syntax line, and
 # nothing that Docker Engine 20.10 would not know.
@@ -57,6 +59,25 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
 USER 10001:10001
 ENTRYPOINT ["python3", "-m", "gateway"]
 CMD ["serve"]
+
+FROM ${BASE_IMAGE} AS gpu-sidecar
+LABEL org.opencontainers.image.title="GPU sidecar of the Unified LLM Inference Gateway" \
+      org.opencontainers.image.licenses="MIT"
+WORKDIR /app
+COPY monitoring/gpu/requirements.lock ./
+RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf,required=false \
+    --mount=type=secret,id=cabundle,target=/run/ca.crt,required=false \
+    if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
+    python3 -m pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
+      --no-deps --require-hashes -r requirements.lock
+COPY monitoring/gpu/gpu_sidecar ./gpu_sidecar
+# The NVIDIA container toolkit puts the driver's management library in, and no more than that.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=utility \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+ENTRYPOINT ["python3", "-m", "gpu_sidecar"]
 
 FROM base AS embedded
 USER root

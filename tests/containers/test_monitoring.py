@@ -7,12 +7,23 @@ from pathlib import Path
 
 import httpx
 import pytest
-from engine_room import Daemon, Project, build_monitoring
-from harness import until
+from engine_room import Daemon, Project, build, build_monitoring
+from harness import REPOSITORY, until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 MONITORING = "monitoring/docker-compose.monitor.yml"
+
+
+def test_the_sidecars_image_reads_the_card_that_it_is_given(daemon: Daemon) -> None:
+    build(daemon, REPOSITORY, "gpu-sidecar:lane", "--target=gpu-sidecar")
+    rights = ("--read-only", "--cap-drop=ALL")
+    said = daemon.docker(
+        "run", "--rm", "--gpus=all", *rights, "-e", "SIDECAR_HOST=box", "gpu-sidecar:lane", "--once"
+    )
+    (total,) = [line for line in said.splitlines() if "gpu_memory_total_bytes" in line]
+    assert "host=box" in total
+    assert f":{12_282 << 20}|g" in total
 
 
 def stored(database: str, query: str) -> float:
