@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import errno
 import gc
-import itertools
 import logging
 import math
 import os
@@ -118,21 +117,12 @@ def _check_config(options: argparse.Namespace) -> int:
 
 def _prepare(_: argparse.Namespace) -> int:
     """Before anything starts, where a person can see it: a progress bar, and a clear reason on failure."""
-    for source in _embedded_models(load_registry(_settings().config)):
+    for source in load_registry(_settings().config).embedded_weights():
         # The engine is a program of its own; its libraries need not be loaded here.
         fetching = [sys.executable, "-c", _FETCH, "ensure", source]
         if (status := subprocess.run(fetching, check=False).returncode) != OK:  # noqa: S603  our own module
             return status
     return OK
-
-
-def _embedded_models(found: Registry) -> list[str]:
-    """What stands behind ``--model`` in the commands that start our own engine."""
-    commands = [
-        model.command for model in found.models if model.command and "gateway.engine" in model.command
-    ]
-    pairs = [pair for command in commands for pair in itertools.pairwise(command)]
-    return [value for option, value in pairs if option == "--model"]
 
 
 def _settings() -> Settings:

@@ -7,6 +7,9 @@ Every field has a description: it is the reference page (a test holds the two to
 from __future__ import annotations
 
 import ipaddress
+import itertools
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -272,8 +275,21 @@ class Registry(Record):
         """The aliases that mean several models."""
         return {name: alias for name, alias in self.aliases.items() if alias.split is not None}
 
-    def names(self) -> dict[str, str]:
+    def embedded_weights(self) -> list[str]:
+        """What stands behind ``--model`` in the commands that start our own engine."""
+        commands = [
+            model.command for model in self.models if model.command and "gateway.engine" in model.command
+        ]
+        pairs = [pair for command in commands for pair in itertools.pairwise(command)]
+        return [value for option, value in pairs if option == "--model"]
+
+    def names(self) -> Mapping[str, str]:
         """Every name a client may use, to the id it means: of a split, the likeliest."""
+        return self._names
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:
+        """Made once: every request asks for it, and nothing that it is made of ever changes."""
         table = {name: alias.models[0] for name, alias in self.aliases.items()}
         for model in self.models:
             table[model.id] = model.id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-STUB = Path(__file__).parent / "nvml_stub" / "nvml_stub.c"
 SIZES = """
 import asyncio, sys
 from gateway.cli import load_registry
@@ -23,17 +21,11 @@ print([int(one.memory) >> 20 for one in found.devices])
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(stub_library: Path, tmp_path: Path) -> dict[str, str]:
     pytest.importorskip("pynvml", reason="needs nvidia-ml-py (extra gpu)")
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler here")
-    library = tmp_path / "libnvidia-ml.so.1"
-    flags = ["-std=gnu11", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
-    subprocess.run([compiler, *flags, "-o", library, STUB], check=True)
     state = tmp_path / "state"
     state.write_text("gpu 12282 700\ngpu 24564 0\n")
-    return {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "NVML_STUB_STATE": str(state)}
+    return {**os.environ, "LD_LIBRARY_PATH": str(stub_library.parent), "NVML_STUB_STATE": str(state)}
 
 
 def registry(tmp_path: Path) -> Path:

@@ -93,9 +93,7 @@ class Surroundings:
     @property
     def embedded(self) -> list[str]:
         """Models that our own engine serves, by the source of their weights."""
-        models = self.registry.models if self.registry else ()
-        commands = [one.command for one in models if one.command and "gateway.engine" in one.command]
-        return [command[command.index("--model") + 1] for command in commands if "--model" in command]
+        return self.registry.embedded_weights() if self.registry else []
 
 
 def first_line(text: str) -> str:

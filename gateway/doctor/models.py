@@ -13,6 +13,7 @@ from gateway.auth import Keys
 from gateway.config import ModelSpec, SettingsError, read_secret
 from gateway.doctor.findings import Finding, Surroundings, failure, first_line, ok, warning
 from gateway.doctor.machine import folder_of
+from gateway.upstream.address import shown
 
 PROBE_TIMEOUT_S = 5.0
 _INSIDE = "Inside the containers' network: docker compose exec gateway python -m gateway doctor"
@@ -98,14 +99,14 @@ def _supervisor(around: Surroundings, spec: ModelSpec) -> Finding:
     except SettingsError as error:
         return failure(name, str(error), "Put the supervisors' token there.")
     except httpx.HTTPError as error:
-        return failure(name, f"{_shown(url)} does not answer: {error}.", "See whether its container runs.")
+        return failure(name, f"{shown(url)} does not answer: {error}.", "See whether its container runs.")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         hint = "GATEWAY_SUPERVISOR_TOKEN_FILE must hold the token that the supervisor was given."
         return failure(name, "The supervisor does not accept our token.", hint)
     if answer.status_code != httpx.codes.OK:
-        what = f"{_shown(url)} answers with {answer.status_code}: {first_line(answer.text)[:200]}."
+        what = f"{shown(url)} answers with {answer.status_code}: {first_line(answer.text)[:200]}."
         return failure(name, what, "Something else may listen there: check `supervisor` in the registry.")
-    return ok(name, f"{_shown(url)} answers")
+    return ok(name, f"{shown(url)} answers")
 
 
 def _engine(spec: ModelSpec) -> Finding:
@@ -117,10 +118,10 @@ def _engine(spec: ModelSpec) -> Finding:
     except httpx.HTTPError as error:
         if spec.managed:
             return ok(name, "not in; the gateway starts it when somebody asks")
-        return failure(name, f"{_shown(url)} does not answer: {error}.", "Start it, or correct its `url`.")
+        return failure(name, f"{shown(url)} does not answer: {error}.", "Start it, or correct its `url`.")
     if answer.status_code != httpx.codes.OK:
-        return warning(name, f"{_shown(url)} answers with {answer.status_code}.", "It may still be loading.")
-    return ok(name, f"{_shown(url)} answers")
+        return warning(name, f"{shown(url)} answers with {answer.status_code}.", "It may still be loading.")
+    return ok(name, f"{shown(url)} answers")
 
 
 def _unresolved(name: str, url: str) -> Finding | None:
@@ -130,9 +131,3 @@ def _unresolved(name: str, url: str) -> Finding | None:
     except OSError:
         return warning(name, f"The name {host} is not known here.", _INSIDE)
     return None
-
-
-def _shown(url: str) -> str:
-    """Without a user name or password that the address may hold."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
