@@ -15,7 +15,7 @@ from gateway.errors import EngineError, GatewayError, Overloaded
 from gateway.metrics import Metrics
 from gateway.replicas import Outcome
 from gateway.schemas import Clocks
-from gateway.tickets import Ticket
+from gateway.tickets import Begun, Ticket
 from gateway.upstream.address import shown
 from gateway.upstream.base import ClockTimeout, EngineUnreachable, Truncated, is_suspect
 
@@ -49,6 +49,12 @@ class Attempts:
         self._begun, self._token_came = perf_counter(), False
         self._been = [ticket.visit()]
         return await self._from(self._been[0], ticket, send)
+
+    async def go_on(self, begun: Begun, send: Callable[[str], Awaitable[Found]]) -> Found:
+        """The same after a first try that somebody else made. Raises its error, too."""
+        self._begun, self._token_came = begun.sent, bool(begun.first_token)
+        self._been = [begun.url]
+        return await self._from(self._another(begun.error, begun.ticket), begun.ticket, send)
 
     async def after(
         self, error: GatewayError, ticket: Ticket, send: Callable[[str], Awaitable[Found]]

@@ -29,7 +29,7 @@ from gateway.config import Registry, Settings, SettingsError
 from gateway.connections import Connection, Patience
 from gateway.doctor import command as doctor_command
 from gateway.logs import configure_logging
-from gateway.main import create_app, wind_down
+from gateway.main import create_app, fast_path, wind_down
 from gateway.metrics import Metrics
 from gateway.planning import command as planning
 from gateway.readers import with_card_sizes
@@ -145,9 +145,10 @@ def _serve(options: argparse.Namespace) -> int:
         print(_cannot_listen(settings, error), file=sys.stderr)  # noqa: T201
         return FAILED
     patience = Patience(settings.receive_timeout_s, settings.send_timeout_s)
+    connection = partial(Connection, patience=patience, fast=lambda: fast_path(app))
     config = uvicorn.Config(
         app,
-        http=cast(type[asyncio.Protocol], partial(Connection, patience=patience)),
+        http=cast(type[asyncio.Protocol], connection),
         log_config=None,
         access_log=False,
         server_header=False,

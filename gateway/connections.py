@@ -1,26 +1,38 @@
-"""A connection as the server has it, with the clocks and the limit that uvicorn lacks.
+"""A connection as the server has it, with the clocks and the limit that uvicorn lacks, and the fast path.
 
 uvicorn ends a connection that idles between two requests. It does not end one on which a request's head never
 gets complete, or whose client stops reading; and a head may be as long as it likes.
+
+A request that may take the fast path is held until it is whole, and offered to it. Otherwise uvicorn gets it,
+as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic_core import to_json
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.api.context import error_body, new_request_id
 from gateway.errors import GatewayError, HeadTooLarge, RequestTimeout
+from gateway.fastpath.entry import FastPath
+from gateway.fastpath.passage import Passage
+from gateway.fastpath.wishes import ROUTES
+from gateway.tickets import Begun
 
 logger = logging.getLogger("gateway.connections")
 
 MAX_HEAD_BYTES: Final = 65_536
 """Request line and headers together."""
+
+GRACE_S: Final = 0.02
+"""Many clients send a body right behind its head, in another packet. The fast path waits this long for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +51,18 @@ class Connection(HttpToolsProtocol):
     body whose request is answered already. A body that a handler waits for is that handler's business.
     """
 
-    def __init__(self, *arguments: Any, patience: Patience, **more: Any) -> None:
+    def __init__(
+        self, *arguments: Any, patience: Patience, fast: Callable[[], FastPath | None], **more: Any
+    ) -> None:
         super().__init__(*arguments, **more)
         self._patience = patience
+        self._fast = fast()
+        self._body: list[bytes] | None = None  # of a request that is held for the fast path
+        self._body_bytes = 0
+        self._grace: asyncio.TimerHandle | None = None
+        self._passage: Passage | None = None
+        self._taken: tuple[dict[str, Any], bytes, bytes] = ({}, b"", b"")  # its scope, path and body
+        self._chunk_bytes = 0
         self._receiving: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._in_head = False  # a part of one is there
@@ -57,11 +78,17 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()
+        self._drop_grace()
+        passage, self._passage = self._passage, None
+        if passage is not None:
+            passage.left()
         self.resume_writing()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        if self._passage is not None:
+            self._passage.hold()
         if self._sending is None:
             self._sending = self.loop.call_later(self._patience.send_s, self._not_read)
 
@@ -71,6 +98,8 @@ class Connection(HttpToolsProtocol):
             self._sending = None
         if self.flow is not None:
             super().resume_writing()
+        if self._passage is not None:
+            self._passage.go_on()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -108,7 +137,10 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        self._chunk_bytes = len(data)
         super().data_received(data)
+        if self._body is not None and self._grace is None:
+            self._grace = self.loop.call_later(GRACE_S, self._go_ordinary)
         if self._in_head and not self._refused:
             # Most heads come in one piece, and cost no clock.
             self._expect()
@@ -125,22 +157,120 @@ class Connection(HttpToolsProtocol):
             return  # what follows in the same bytes
         self._in_head, self._in_body = False, True
         self._stop_expecting()
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+        if self._head_is_too_large():
             self._too_large()
+        elif self._may_be_fast():
+            self._body, self._body_bytes = [], 0
         else:
             super().on_headers_complete()
 
+    def _head_is_too_large(self) -> bool:
+        if self._head_bytes + self._chunk_bytes <= MAX_HEAD_BYTES:
+            return False
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES
+
     def on_body(self, body: bytes) -> None:
-        if not self._refused:
+        if self._refused:
+            return
+        if self._body is None:
             super().on_body(body)
+            return
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > HIGH_WATER_LIMIT:
+            self._go_ordinary()
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        if self._refused:
+        if self._refused or (self._body is not None and self._take()):
             return
         if self.cycle.response_complete:
             self._stop_expecting()
         super().on_message_complete()
+
+    # ------------------------------------------------------------ the fast path
+
+    def _may_be_fast(self) -> bool:
+        """Whether the request, of which the head is there, is one of those that the fast path answers."""
+        return (
+            self.url in ROUTES
+            and self._fast is not None
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and not self.expect_100_continue
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.root_path
+        )
+
+    def _take(self) -> bool:
+        """Offer the request, which is whole. False when it goes the ordinary way, and has been sent there."""
+        parts, fast = self._body or [], self._fast
+        self._drop_grace()
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        passage = None
+        if fast is not None and len(body) <= fast.max_body_bytes:
+            keep_alive = self.parser.should_keep_alive()
+            passage = fast.take(self, self.url, self.headers, body, keep_alive=keep_alive)
+        if passage is None:
+            self._go_ordinary()
+            return False
+        self._body = None
+        self._taken = (self.scope, self.url, body)  # type: ignore[assignment]  # uvicorn's is a TypedDict
+        self.cycle = passage  # type: ignore[assignment]  # what uvicorn asks of a cycle it has
+        self._passage = passage
+        passage.begin()
+        return True
+
+    def _go_ordinary(self) -> None:
+        """uvicorn gets what has come so far; the rest goes there by itself."""
+        parts, self._body = self._body or [], None
+        self._drop_grace()
+        super().on_headers_complete()
+        for part in parts:
+            super().on_body(part)
+
+    def _drop_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+
+    def opening(self) -> bytes:
+        """The beginning of an answer of status 200."""
+        lines = [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
+        return b"".join([STATUS_LINE[200], *lines])
+
+    def over(self, passage: Passage) -> None:
+        """A passage has written its whole answer."""
+        self._passage = None
+        if not passage.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def hand_over(self, passage: Passage, begun: Begun) -> None:
+        """A passage could not answer: its request starts on the ordinary way."""
+        scope, url, body = self._taken
+        path = url.decode("ascii")
+        scope |= {"method": "POST", "path": path, "raw_path": url, "query_string": b""}
+        scope["state"] |= {"begun": begun, **passage.identity()}
+        cycle = RequestResponseCycle(
+            scope=scope,  # type: ignore[arg-type]  # a TypedDict, made by uvicorn
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=passage.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body, cycle.more_body = bytearray(body), False
+        cycle.message_event.set()
+        if self.cycle is passage:  # type: ignore[comparison-overlap]
+            self.cycle = cycle
+        self._passage = None
+        self._start_asgi_task(cycle, self.app)
 
     # ------------------------------------------------------------ refusing
 

@@ -83,6 +83,7 @@ class Generation:
         self._asked_again = False
         self._queued_s = self._loaded_s = 0.0  # with a place that was lost again
         self._given: Answer | None = None
+        self._begun = request.begun
         self._closed = False
 
     @property
@@ -108,6 +109,7 @@ class Generation:
         """Take a place, and call the engine if there is one already. Closes itself on failure."""
         try:
             self._count_in()
+            self._take_over()
             while True:
                 try:
                     ticket = await self._placed()
@@ -181,6 +183,14 @@ class Generation:
         self._queued_s = self._succession.elapsed_s - self._loaded_s
         self._asked_again = False
 
+    def _take_over(self) -> None:
+        """Go on with what was begun elsewhere: the place, and a try that failed."""
+        if (begun := self._begun) is None:
+            return
+        self._ticket, self._sent, self._first_token = begun.ticket, begun.sent, begun.first_token
+        if begun.first_token:
+            self._journey.taken_over(self.spec.id, self.arm)
+
     def _count_in(self) -> None:
         self._stack.enter_context(self._line.metrics.open("gateway_generations_open", model=self.spec.id))
         self._stack.push_async_callback(self._attempt.aclose)
@@ -247,9 +257,14 @@ class Generation:
         engines, others have been tried by then, as far as that is allowed.
         """
         ticket = self._entered()
-        self._sent = time.perf_counter()
+        begun, self._begun = self._begun, None
         try:
-            await self._attempts.at(ticket, self._send)
+            if begun is None:
+                self._sent = time.perf_counter()
+                await self._attempts.at(ticket, self._send)
+            else:
+                self._journey.wrong(self.spec.id, begun.error)
+                await self._attempts.go_on(begun, self._send)
         except EngineUnreachable as error:
             if self._asked_again or not error.nothing_sent or ticket.has_replicas:
                 raise

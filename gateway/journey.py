@@ -104,9 +104,18 @@ class Journey:
         try:
             yield
         except GatewayError as error:
-            if (kind := kind_of(error)) is not None:
-                self._metrics.count("gateway_upstream_errors_total", model=model, kind=kind)
+            self.wrong(model, error)
             raise
+
+    def wrong(self, model: str, error: GatewayError) -> None:
+        """An engine was called, and this came of it."""
+        if (kind := kind_of(error)) is not None:
+            self._metrics.count("gateway_upstream_errors_total", model=model, kind=kind)
+
+    def taken_over(self, model: str, arm: str) -> None:
+        """Its first token came elsewhere, and its waits were noted there."""
+        figures = self._figures = self._book.of(model, arm)
+        self._between, self._out = figures.between_tokens_s.observe, figures.tokens_out
 
     def begun(self, model: str, arm: str, waited: Waited, *, streamed: bool) -> None:
         """The first token is there; or the whole answer, where the engine gives it in one piece."""

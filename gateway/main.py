@@ -31,9 +31,11 @@ from gateway.api.context import NATIVE, Envelope, RequestContext, error_response
 from gateway.api.document import DocumentedApp, described
 from gateway.api.services import Services
 from gateway.api.shapes import OpenAIError
+from gateway.api.streams import shutting_down
 from gateway.auth import Keys, RequireKey, ThisMachine
 from gateway.config import Registry, Settings, SettingsError, read_secret
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
+from gateway.fastpath.entry import FastPath
 from gateway.fleet import Fleet, Outward
 from gateway.generation import Generations
 from gateway.metrics import Metrics
@@ -43,7 +45,8 @@ from gateway.tracing import tracing_for
 from gateway.upstream import ENGINES
 from gateway.upstream.gauges import followed
 from gateway.upstream.names import LookUp, system_look_up
-from gateway.upstream.transport import open_client
+from gateway.upstream.tgi import TgiEngine
+from gateway.upstream.transport import EngineHttp, open_client
 
 
 def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = system_look_up) -> FastAPI:
@@ -56,6 +59,9 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
     token = _supervisor_token(settings)
     metrics = Metrics(keep_values=settings.statsd_host is not None)
     tracing = tracing_for(settings, metrics)
+    machine = (
+        None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host, settings.web_pages)
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -64,9 +70,12 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
             if tracing is not None:
                 await stack.enter_async_context(tracing.running())
             http = await stack.enter_async_context(open_client(kind=settings.transport))
-            app.state.services = await _services(
-                settings, registry, metrics, Outward(http, token, look_up), stack
-            )
+            services = await _services(settings, registry, metrics, Outward(http, token, look_up), stack)
+            app.state.services = services
+            if isinstance(http, EngineHttp) and tracing is None:
+                fast = FastPath(services, http, _pushing(http), keys, machine, _envelope_of)
+                stack.callback(lambda: fast.end(shutting_down()))
+                app.state.fast_path = fast
             yield
 
     app = DocumentedApp(
@@ -79,9 +88,6 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
     app.state.metrics = metrics
     app.router.route_class = BodyRoute
     app.locked = keys.asked_for
-    machine = (
-        None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host, settings.web_pages)
-    )
 
     def around(inner: ASGIApp) -> ASGIApp:
         guarded = RequestContext(RequireKey(inner, keys, machine), metrics, _envelope_of, tracing)
@@ -192,6 +198,18 @@ def _supervisor_token(settings: Settings) -> str | None:
     if token := read_secret(path, variable).strip():
         return token
     raise SettingsError(f"{variable}={path} is empty. Put the supervisors' token there, or unset it.")
+
+
+def _pushing(http: EngineHttp) -> dict[str, TgiEngine]:
+    """The engine kinds whose answers can be handed on as they come."""
+    made = {kind: make(http) for kind, make in ENGINES.items()}
+    return {kind: engine for kind, engine in made.items() if isinstance(engine, TgiEngine)}
+
+
+def fast_path(app: FastAPI) -> FastPath | None:
+    """For the server's connections; None where every request takes the ordinary way."""
+    found: FastPath | None = getattr(app.state, "fast_path", None)
+    return found
 
 
 def wind_down(app: FastAPI) -> None:

@@ -99,6 +99,15 @@ class ModelManager:
             raise ticket.refusal
         return ticket
 
+    def place(self, model: str) -> Ticket | None:
+        """A place in the engine now; None where a request has to wait for one, or is refused."""
+        if self._winding_down or not self._scheduler.admits(model):
+            return None
+        ticket = Ticket(self, self._entries[model], next(self._ids))
+        self._tickets[ticket.id] = ticket
+        self._dispatch(Arrived(ticket.id, model, deadline=None))
+        return ticket
+
     def closed(self, ticket_id: int, *, granted: bool) -> None:
         """A request ended, or its client left."""
         self._tickets.pop(ticket_id, None)

@@ -12,6 +12,7 @@ from gateway.routing import Who
 from gateway.scenarios import ScenarioBook, messages_for
 from gateway.schemas import Conversation, Language, Message, Prompt
 from gateway.templates import family, harmless, render
+from gateway.tickets import Begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class GenerationRequest:
     """Parameters that are off, whatever the defaults of model and scenario say."""
     who: Who | None = None
     conversation: Conversation | None = None
+    begun: Begun | None = None
+    """What has been done for it already."""
     logprobs: bool = False
     """Whether the log probabilities of tokens are wanted."""
 

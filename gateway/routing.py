@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,6 +88,20 @@ class Routing:
     def peek(self, asked: Asked) -> Who:
         """Who would answer it, or be likely to. Takes no turn."""
         return self._who(asked, counts=False)
+
+    @property
+    def names(self) -> Collection[str]:
+        """Every name that can be asked for."""
+        return self._names
+
+    def direct(self, name: str | None) -> ModelSpec | None:
+        """The model behind a name, where there is nothing to draw, and nobody to answer instead."""
+        name = name or self._default
+        alias = self._registry.aliases.get(name)
+        if alias is not None and (alias.split is not None or alias.fallback):
+            return None
+        wanted = self._names.get(name)
+        return None if wanted is None else self._specs[wanted]
 
     def expect(self, spec: ModelSpec) -> None:
         """Raises ModelUnavailable for a model whose last start failed, though it will be tried again."""

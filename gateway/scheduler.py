@@ -130,6 +130,10 @@ class Scheduler:
             self._arm(always=isinstance(event, Tick))
         return self._life.actions
 
+    def admits(self, model: str) -> bool:
+        """Whether a request that arrived now would be granted at once."""
+        return self._models[model].can_admit()
+
     def outlook(self, request_id: int, now: float) -> Outlook:
         """Raises KeyError for a request that is neither waiting nor running."""
         request = self._requests[request_id]

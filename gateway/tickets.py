@@ -235,6 +235,20 @@ class Ticket:
         self._news.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request that has had its place and its first try elsewhere: ``error`` is how that ended.
+
+    Nothing was given to the client. ``sent`` and ``first_token`` are instants on the monotonic clock, or 0.
+    """
+
+    ticket: Ticket
+    url: str
+    error: GatewayError
+    sent: float
+    first_token: float
+
+
 def error_for(refusal: Refuse) -> GatewayError:
     """What a refused client is told."""
     kinds: dict[str, type[GatewayError]] = {"queue_full": Overloaded, "deadline": WaitTimeout}

@@ -106,11 +106,14 @@ async def _body_of(request: Request, body_type: type[Body], *, optional: bool) -
     raw = await read_body(request, settings.max_body_bytes, settings.receive_timeout_s)
     if optional and raw.strip() in (b"", b"null"):
         return None
-    _check_content_type(request.headers.get("content-type"))
+    check_content_type(request.headers.get("content-type"))
     return parse(raw, body_type)
 
 
-def _check_content_type(value: str | None) -> None:
+def check_content_type(value: str | None) -> None:
+    """Raises UnsupportedMediaType for anything but JSON."""
+    if value == "application/json":
+        return
     kind = (value or "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         got = f"`{cut_name(value)}`" if value else "none"

@@ -8,7 +8,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from gateway.api.labels import GENERATIONS, NO_ROUTE, route_label
 from gateway.api.streams import ClientLeft, shutting_down
 from gateway.errors import GatewayError, InternalError, MethodNotAllowed, RequestTimeout
 from gateway.metrics import Metrics
+from gateway.tickets import Begun
 from gateway.tracing import Tracing
 from gateway.trail import Trail, begin
 
@@ -43,6 +44,12 @@ def new_request_id() -> str:
 def request_id_of(request: Request) -> str:
     """The id that stands in the answer, in errors and in the log."""
     return str(request.state.request_id)
+
+
+def begun_for(request: Request) -> Begun | None:
+    """What the fast path has done for this request before it gave it up."""
+    begun: Begun | None = getattr(request.state, "begun", None)
+    return begun
 
 
 def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
@@ -133,7 +140,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         trail, exchange = begin(), _Exchange(scope, send)
-        trail.headers = _trace_headers(scope)
+        trail.headers = trace_headers(scope["headers"])
         span = None
         if self._tracing is not None and scope["method"] == "POST":
             span = self._tracing.begin(trail, trail.headers, scope["method"], scope["path"])
@@ -190,12 +197,12 @@ class _Exchange:
     """One request and its answer, as the log and the metrics see them."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.request_id = _incoming_id(scope) or new_request_id()
+        state = scope.setdefault("state", {})
+        self.request_id: str = state.get("request_id") or incoming_id(scope["headers"]) or new_request_id()
         self.status = 0
         self._scope = scope
         self._send = send
-        self._started = time.perf_counter()
-        state = scope.setdefault("state", {})
+        self._started: float = state.get("started") or time.perf_counter()
         state["request_id"] = self.request_id
         state["started"] = self._started
 
@@ -233,16 +240,17 @@ class _Exchange:
         )
 
 
-def _incoming_id(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
+def incoming_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The client's own id for its request, if it has one that can be used."""
+    for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value.decode("ascii"))
     return None
 
 
-def _trace_headers(scope: Scope) -> dict[str, str]:
+def trace_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """What ties the request to its client's trace, if it is well-formed. It is passed on to the engine."""
-    given = {name: value for name, value in scope["headers"] if name in (b"traceparent", b"tracestate")}
+    given = {name: value for name, value in headers if name in (b"traceparent", b"tracestate")}
     if not given or not _TRACEPARENT.fullmatch(given.get(b"traceparent", b"")):
         return {}
     if not _TRACESTATE.fullmatch(given.get(b"tracestate", b"")):

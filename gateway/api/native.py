@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from gateway.answers import Answer, Waiting
 from gateway.api.asking import MAX_FALLBACKS, asked_of, note_answer, who_answers
 from gateway.api.bodies import Name, NonEmptyName, null_is_left_out
-from gateway.api.context import error_body, json_response, request_id_of
+from gateway.api.context import begun_for, error_body, json_response, request_id_of
 from gateway.api.receipts import (
     ReceiptBody,
     origin_body,
@@ -28,11 +27,14 @@ from gateway.api.streams import EventStream, shutting_down, stream_limit_s, unti
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation import Generation, GenerationRequest
 from gateway.parameters import Parameters
-from gateway.routing import Asked
-from gateway.schemas import Language, Message, Role, Token
+from gateway.routing import Asked, Who
+from gateway.schemas import Language, Message, RawTokens, Role, Token
+from gateway.tickets import Begun
 from gateway.wire.sse import encode_event
 
 MAX_MESSAGES = 1000
+_TGI_TOKEN: Final = b'"token":{'
+_TGI_TEXT_TOKEN_END: Final = b',"special":false}'
 MAX_KEY = 512
 
 
@@ -143,24 +145,25 @@ async def generate(request: Request, body: GenerateBody) -> Response:
     `fallback` when another model answers instead.
     """
     line = services_of(request).generations
-    asked = replace(_asked(request, body), who=who_answers(request, _wanted(request, body)))
+    who, begun = who_answers(request, _wanted(request, body)), begun_for(request)
+    asked = asked_for(body, request.state.started, who, begun)
     if not body.stream:
         answer = await until_left(request, line.complete(asked))
         note_answer(request, answer)
-        return json_response(_answer_body(answer, request), headers=receipt_headers(answer))
+        return json_response(answer_body(answer, request_id_of(request)), headers=receipt_headers(answer))
     generation = await until_left(request, line.start(asked))
     events = _events(generation, body, request)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(generation.spec.timeouts)
     headers = origin_headers(generation.spec.id, generation.who.origin)
-    return EventStream(head, events, headers, limit_s, _error(shutting_down(), request))
+    return EventStream(head, events, headers, limit_s, error_event(shutting_down(), request_id_of(request)))
 
 
 async def render_prompt(request: Request, body: RenderBody) -> Response:
     """The prompt exactly as it would be sent, with its token count when the engine can count."""
     services = services_of(request)
     who = services.generations.routing.peek(_wanted(request, body))
-    prepared = services.generations.prepare(replace(_asked(request, body), who=who))
+    prepared = services.generations.prepare(asked_for(body, request.state.started, who))
     count = await services.generations.count_tokens(prepared.spec, prepared.prompt)
     return json_response(
         {
@@ -192,7 +195,10 @@ def _wanted(request: Request, body: PromptBody) -> Asked:
     return asked_of(request, body.model_id, session=body.session, fallback=body.fallback)
 
 
-def _asked(request: Request, body: PromptBody) -> GenerationRequest:
+def asked_for(
+    body: PromptBody, started: float, who: Who | None = None, begun: Begun | None = None
+) -> GenerationRequest:
+    """What the line is asked for. Raises InvalidRequest."""
     if (body.inputs is None) == (body.messages is None):
         what = "are both missing" if body.inputs is None else "exclude each other"
         raise InvalidRequest(f"inputs and messages {what}.", field="inputs", hint="Send exactly one of them.")
@@ -209,7 +215,7 @@ def _asked(request: Request, body: PromptBody) -> GenerationRequest:
         inputs=body.inputs,
         messages=messages,
         parameters=body.parameters.model_dump(exclude_none=True),
-        started=request.state.started,
+        started=started,
         scenario=body.scenario,
         language=body.language,
         allow_special_tokens=body.allow_special_tokens,
@@ -218,10 +224,13 @@ def _asked(request: Request, body: PromptBody) -> GenerationRequest:
         continue_final_message=body.continue_final_message,
         stream=getattr(body, "stream", False),
         wait_s=getattr(body, "wait_s", None),
+        who=who,
+        begun=begun,
     )
 
 
-def _answer_body(answer: Answer, request: Request) -> dict[str, Any]:
+def answer_body(answer: Answer, request_id: str) -> dict[str, Any]:
+    """A GenerateAnswer."""
     prompt, completion = answer.prompt_tokens, answer.completion_tokens
     body: dict[str, Any] = {
         "model_id": answer.model_id,
@@ -234,7 +243,7 @@ def _answer_body(answer: Answer, request: Request) -> dict[str, Any]:
             "total_tokens": None if prompt is None else prompt + completion,
         },
         "receipt": receipt_body(answer.receipt),
-        "request_id": request_id_of(request),
+        "request_id": request_id,
     }
     if answer.seed is not None:
         body["seed"] = answer.seed
@@ -245,7 +254,7 @@ def _answer_body(answer: Answer, request: Request) -> dict[str, Any]:
 
 async def _events(generation: Generation, body: GenerateBody, request: Request) -> AsyncGenerator[bytes]:
     """The body of a stream. A failure before its first chunk is raised; a later one is its last event."""
-    index, begun = 0, False
+    writer, begun = EventWriter(request_id_of(request)), False
     waited = generation.waits
     try:
         async with aclosing(generation.events()) as events:
@@ -258,28 +267,62 @@ async def _events(generation: Generation, body: GenerateBody, request: Request) 
                 waited = waited and isinstance(event, Waiting)
                 if isinstance(event, Answer):
                     note_answer(request, event)
-                    chunk += encode_event("done", to_json(_answer_body(event, request)))
-                elif isinstance(event, Token) and not event.special:
-                    index += 1
-                    chunk += _token(index, event)
+                    chunk += writer.last(event)
+                elif isinstance(event, Token):
+                    chunk += writer.token(event)
                 if chunk:
                     begun = True
                     yield chunk
     except GatewayError as error:
         if not begun:
             raise
-        yield _error(error, request)
+        yield error_event(error, request_id_of(request))
     finally:
         await generation.aclose()
 
 
-def _error(error: GatewayError, request: Request) -> bytes:
-    return encode_event("error", to_json(error_body(error, request_id_of(request))))
+class EventWriter:
+    """The events of one stream."""
+
+    __slots__ = ("_index", "_request_id")
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+        self._index = 0
+
+    def token(self, token: Token) -> bytes:
+        """One ``token`` event; nothing for a special token, which is not text."""
+        if token.special:
+            return b""
+        self._index += 1
+        data = {"index": self._index, "id": token.id, "text": token.text, "logprob": token.logprob}
+        return encode_event("token", to_json(data))
+
+    def raw(self, tokens: RawTokens) -> bytes:
+        """The same of tokens as TGI wrote them. What both say is not taken apart and put together again."""
+        return b"".join([self._of_tgi(event) for event in tokens.events.split(b"\n\n")[:-1]])
+
+    def _of_tgi(self, event: bytes) -> bytes:
+        # Quotes inside a text are escaped, so these can only be the fields.
+        fields = event[event.find(_TGI_TOKEN) + len(_TGI_TOKEN) : event.find(_TGI_TEXT_TOKEN_END)]
+        if not fields.startswith(b'"id":') or b',"logprob":' not in fields or b'"special":' in fields:
+            return self.token(_token_of(event))
+        self._index += 1
+        return b'event: token\ndata: {"index":%d,%b}\n\n' % (self._index, fields)
+
+    def last(self, answer: Answer) -> bytes:
+        """The ``done`` event."""
+        return encode_event("done", to_json(answer_body(answer, self._request_id)))
 
 
-def _token(index: int, token: Token) -> bytes:
-    data = {"index": index, "id": token.id, "text": token.text, "logprob": token.logprob}
-    return encode_event("token", to_json(data))
+def _token_of(event: bytes) -> Token:
+    """The token of an event of TGI's."""
+    token = from_json(event.removeprefix(b"data: "))["token"]
+    return Token(token["text"], token.get("id"), token.get("logprob"), bool(token.get("special")))
+
+
+def error_event(error: GatewayError, request_id: str) -> bytes:
+    return encode_event("error", to_json(error_body(error, request_id)))
 
 
 def _waiting(waiting: Waiting, typed: bool) -> bytes:

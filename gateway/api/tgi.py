@@ -19,20 +19,28 @@ from gateway import parameters as rules
 from gateway.answers import Answer, Waiting
 from gateway.api.asking import asked_of, note_answer, who_answers
 from gateway.api.bodies import cut_name
-from gateway.api.context import json_response
+from gateway.api.context import begun_for, json_response
 from gateway.api.names import model_asked
-from gateway.api.receipts import origin_headers, receipt_headers, waiting_comment
+from gateway.api.receipts import waiting_comment
 from gateway.api.services import Services, services_of
 from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
-from gateway.api.tgi_bodies import TgiBody, TgiChatBody, TgiCompatBody, error_body
+from gateway.api.tgi_answers import (
+    EventWriter,
+    answer_headers,
+    details_asked,
+    details_of,
+    error_event,
+    stream_headers,
+)
+from gateway.api.tgi_bodies import TgiBody, TgiChatBody, TgiCompatBody
 from gateway.api.tokens import tokens_of
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound
 from gateway.generation import Generation, GenerationRequest
+from gateway.routing import Who
 from gateway.scenarios import RAW
 from gateway.scheduler import State
 from gateway.schemas import Message, RawTokens, Token
-from gateway.wire.tgi import data_event, stream_event, token_body
 from gateway.wire.tgi import error_body as wire_error
 
 MODEL_HEADER: Final = "x-gateway-model"
@@ -43,8 +51,6 @@ METHODS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("info", "health"), "GET"),
 }
 _INFO_S: Final = 5.0
-_NO_ID: Final = 0  # where the engine does not number its tokens: TGI's clients need a number
-_END: Final = Token("", None, None, special=True, last=True)
 
 
 # ---------------------------------------------------------------- routes
@@ -152,6 +158,14 @@ def _check_path(request: Request, name: str) -> None:
 
 def _asked(request: Request, body: TgiBody, *, full_text: bool, stream: bool) -> GenerationRequest:
     who = who_answers(request, asked_of(request, _name(request)))
+    asked = asked_for(body, who, request.state.started, full_text=full_text, stream=stream)
+    return replace(asked, begun=begun_for(request))
+
+
+def asked_for(
+    body: TgiBody, who: Who, started: float, *, full_text: bool = False, stream: bool = False
+) -> GenerationRequest:
+    """What the line is asked for."""
     # Without any parameters TGI samples; with an empty object it does not.
     given = {"do_sample": True} if body.parameters is None else body.parameters.model_dump(exclude_none=True)
     if full_text:
@@ -161,7 +175,7 @@ def _asked(request: Request, body: TgiBody, *, full_text: bool, stream: bool) ->
         inputs=body.inputs,
         messages=None,
         parameters=given,
-        started=request.state.started,
+        started=started,
         scenario=RAW,
         stream=stream,
         raw=stream,
@@ -184,19 +198,14 @@ async def _whole(
     request: Request, body: TgiBody, *, full_text: bool = False, as_list: bool = False
 ) -> Response:
     asked = _asked(request, body, full_text=full_text, stream=False)
-    services, details = services_of(request), _details_asked(body)
+    services, details = services_of(request), details_asked(body)
     answer, tokens = await until_left(request, _answered(services, asked, details))
     note_answer(request, answer)
     said: dict[str, Any] = {"generated_text": answer.text}
     if details:
-        said["details"] = _details(answer, tokens)
-    headers = {**_compute_headers(body), **_time_headers(answer), **receipt_headers(answer)}
+        said["details"] = details_of(answer, tokens)
+    headers = answer_headers(body, answer)
     return json_response([said] if as_list else said, headers=headers)
-
-
-def _details_asked(body: TgiBody) -> bool:
-    given = body.parameters
-    return given is not None and bool(given.details or given.decoder_input_details)
 
 
 async def _answered(
@@ -224,11 +233,10 @@ async def _stream(request: Request, body: TgiBody, *, full_text: bool = False) -
     asked = _asked(request, body, full_text=full_text, stream=True)
     generation = await until_left(request, services_of(request).generations.start(asked))
     times = generation.spec.timeouts
-    events = _events(generation, details=_details_asked(body), heard=partial(note_answer, request))
+    events = _events(generation, details=details_asked(body), heard=partial(note_answer, request))
     head = await until_left(request, anext(events))
-    headers = {"content-type": "text/event-stream", **_compute_headers(body)}
-    headers |= origin_headers(generation.spec.id, generation.who.origin)
-    return EventStream(head, events, headers, stream_limit_s(times), _error(shutting_down()))
+    headers = stream_headers(body, generation.spec.id, generation.who.origin)
+    return EventStream(head, events, headers, stream_limit_s(times), error_event(shutting_down()))
 
 
 async def _events(
@@ -239,8 +247,7 @@ async def _events(
     ``heard`` is told of the answer. A failure before the first chunk is raised; a later one is an event,
     and the end.
     """
-    index, begun = 0, False
-    final: Token | None = None
+    writer, begun = EventWriter(details=details), False
     try:
         async with aclosing(generation.raw_events()) as events:
             async for event in events:
@@ -248,100 +255,20 @@ async def _events(
                     chunk = waiting_comment(event)
                 elif isinstance(event, Answer):
                     heard(event)
-                    chunk = _last_event(index if final else index + 1, final or _END, event, details)
+                    chunk = writer.last(event)
                 elif isinstance(event, RawTokens):
-                    index += event.count
-                    chunk = event.events
+                    chunk = writer.raw(event)
                 else:
-                    index += 1
-                    final = event if event.last else None
-                    if final is not None:
-                        continue
-                    chunk = _on_one_line(stream_event(index, _token(event), top_tokens=_top(event)))
-                begun = True
-                yield chunk
+                    chunk = writer.token(event)
+                if chunk:
+                    begun = True
+                    yield chunk
     except GatewayError as error:
         if not begun:
             raise
-        yield _error(error)
+        yield error_event(error)
     finally:
         await generation.aclose()
-
-
-def _error(error: GatewayError) -> bytes:
-    return _on_one_line(data_event(error_body(error)))
-
-
-def _last_event(index: int, token: Token, answer: Answer, details: bool) -> bytes:
-    said = {**_ending(answer), "input_length": answer.prompt_tokens}
-    event = stream_event(
-        index,
-        _token(token),
-        top_tokens=_top(token),
-        generated_text=answer.text,
-        details=said if details else None,
-    )
-    return _on_one_line(event)
-
-
-def _on_one_line(event: bytes) -> bytes:
-    """JSON leaves three characters as they are at which some clients end a line in the middle of an event."""
-    if event.isascii():
-        return event
-    for character in "\x85\u2028\u2029":
-        event = event.replace(character.encode(), f"\\u{ord(character):04x}".encode())
-    return event
-
-
-def _ending(answer: Answer) -> dict[str, Any]:
-    return {
-        "finish_reason": answer.finish_reason,
-        "generated_tokens": answer.completion_tokens,
-        "seed": answer.seed,
-    }
-
-
-def _details(answer: Answer, tokens: list[Token] | None) -> dict[str, Any]:
-    if tokens is None:
-        return {**_ending(answer), "prefill": [], "tokens": [], **(answer.details or {})}
-    details = {**_ending(answer), "prefill": [], "tokens": [_token(token) for token in tokens]}
-    if any(token.top is not None for token in tokens):
-        details["top_tokens"] = [_top(token) or [] for token in tokens]
-    return details
-
-
-def _token(token: Token) -> dict[str, Any]:
-    number = _NO_ID if token.id is None else token.id
-    return token_body(number, token.text, token.logprob, special=token.special)
-
-
-def _top(token: Token) -> list[dict[str, Any]] | None:
-    return None if token.top is None else [_token(one) for one in token.top]
-
-
-# ---------------------------------------------------------------- headers
-
-
-def _compute_headers(body: TgiBody) -> dict[str, str]:
-    return {"x-compute-type": "gateway", "x-compute-characters": str(len(body.inputs))}
-
-
-def _time_headers(answer: Answer) -> dict[str, str]:
-    """TGI's names for the receipt: seconds for ``x-compute-time``, whole milliseconds for the others."""
-    receipt = answer.receipt
-    inference_ms = receipt.prefill_ms + receipt.decode_ms
-    times = {
-        "total": receipt.total_ms,
-        "validation": receipt.gateway_ms,
-        "queue": receipt.queue_ms + receipt.load_ms,
-        "inference": inference_ms,
-    }
-    headers = {"x-compute-time": str(receipt.total_ms / 1000)}
-    headers |= {f"x-{name}-time": str(int(value)) for name, value in times.items()}
-    headers["x-time-per-token"] = str(int(inference_ms / max(1, answer.completion_tokens)))
-    if answer.prompt_tokens is not None:
-        headers["x-prompt-tokens"] = str(answer.prompt_tokens)
-    return {**headers, "x-generated-tokens": str(answer.completion_tokens)}
 
 
 # ---------------------------------------------------------------- tokens and limits

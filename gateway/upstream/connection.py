@@ -31,10 +31,19 @@ class Owner(Protocol):
         ...
 
 
+class Listener(Protocol):
+    """Who is called when something has come, instead of awaiting it."""
+
+    def woken(self) -> None:
+        """There may be a head, more of the body, its end, or a failure. Must not raise."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """Give it a request with ``send``, await ``head``, then ``read`` until that is empty.
 
-    Only one coroutine may wait at a time. ``discard`` closes at once, in whatever state it is.
+    Only one coroutine may wait at a time. With a ``listener`` nobody waits: it is called, and calls ``take``.
+    ``discard`` closes at once, in whatever state it is.
     """
 
     __slots__ = (
@@ -58,6 +67,7 @@ class Connection(asyncio.Protocol):
         "busy",
         "headers",
         "idle_since",
+        "listener",
         "origin",
         "reused",
         "status",
@@ -70,6 +80,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.reused = False
         self.busy = True
+        self.listener: Listener | None = None
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._poll: Callable[[int], list[tuple[int, int]]] | None = None
@@ -139,7 +150,13 @@ class Connection(asyncio.Protocol):
                 await self._waiter
             finally:
                 self._waiter = None
+        return self.take()
+
+    def take(self) -> bytes:
+        """All of the body that is there and was not taken yet."""
         chunks = self._chunks
+        if not chunks:
+            return b""
         self._chunks = []
         self._buffered = 0
         if self._paused:
@@ -147,6 +164,29 @@ class Connection(asyncio.Protocol):
             if not self._out().is_closing():
                 self._out().resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    @property
+    def headed(self) -> bool:
+        """Whether status and headers are there."""
+        return self._head_done
+
+    def header(self, name: str) -> str:
+        """One header of the answer, ``name`` in lower case; empty when there is none."""
+        wanted = name.encode()
+        for key, value in self.headers:
+            if key.lower() == wanted:
+                return value.decode("latin-1")
+        return ""
+
+    @property
+    def broken(self) -> bool:
+        """Whether something broke the exchange. Once the answer is whole nothing can."""
+        return self._failure is not None
+
+    @property
+    def failure(self) -> httpx.TransportError | None:
+        """What broke it."""
+        return None if self._failure is None else self._failure()
 
     @property
     def ended(self) -> bool:
@@ -186,6 +226,9 @@ class Connection(asyncio.Protocol):
         return self._transport
 
     def _wake(self) -> None:
+        if self.listener is not None:
+            self.listener.woken()
+            return
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

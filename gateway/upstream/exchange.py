@@ -24,14 +24,15 @@ from gateway.upstream.transport import EngineHttp
 from gateway.upstream.watch import Watch, clock_timeout
 from gateway.wire.sse import SseDecoder, SseOverflow
 
+EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = {"content-type": "application/json"}
-_ERROR_BODY_BYTES: Final = 64 * 1024
+ERROR_BODY_BYTES: Final = 64 * 1024
 _ANSWER_BYTES: Final = 64 * 1024 * 1024
 # The end of a chunked body comes with the last event or right behind it. To wait for it keeps the connection.
-_END_OF_BODY_S: Final = 0.1
+END_OF_BODY_S: Final = 0.1
 # A connection that is reset in the very moment in which it is made leaves anyio under uvloop without its
 # transport: it asks None for its peer's name, and that AttributeError is all that httpx passes on.
-_TROUBLE: Final = (httpx.HTTPError, httpx.InvalidURL, SseOverflow, AttributeError)
+TROUBLE: Final = (httpx.HTTPError, httpx.InvalidURL, SseOverflow, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +137,10 @@ class DataStream:
             with self._watch:
                 while chunk := await self._response.read():
                     if batch := self._decoder.data(chunk):
-                        self._watch.tokens += len(batch)
+                        self._watch.came(len(batch))
                         return batch
-        except _TROUBLE as error:
-            raise _translated(error, self._call, self._watch) from error
+        except TROUBLE as error:
+            raise translated(error, self._call, self._watch.tokens) from error
         return []
 
     def finish(self) -> None:
@@ -150,7 +151,7 @@ class DataStream:
         """Close at once, but for the end of a finished body."""
         if self._finished and not self._response.ended:
             try:
-                async with asyncio.timeout(_END_OF_BODY_S):
+                async with asyncio.timeout(END_OF_BODY_S):
                     while await self._response.read():
                         pass
             except (TimeoutError, httpx.HTTPError):
@@ -203,8 +204,8 @@ async def _opened(client: httpx.AsyncClient, call: Call, clocks: Clocks, watch: 
                     call.method, call.base_url, call.path, call.content, clocks.connect_s, current().headers
                 )
             return await _sent(client, call, clocks.connect_s)
-    except _TROUBLE as error:
-        raise _translated(error, call, watch, clocks) from error
+    except TROUBLE as error:
+        raise translated(error, call, watch.tokens, clocks) from error
 
 
 async def _sent(client: httpx.AsyncClient, call: Call, connect_s: float) -> Response:
@@ -228,26 +229,36 @@ async def _read(response: Response, call: Call, watch: Watch, limit_bytes: int) 
                 body += chunk
                 if len(body) > limit_bytes:
                     break
-    except _TROUBLE as error:
-        raise _translated(error, call, watch) from error
+    except TROUBLE as error:
+        raise translated(error, call, watch.tokens) from error
     return bytes(body)
 
 
 async def _expect_stream(response: Response, call: Call, watch: Watch, explain: Explain) -> None:
     status = response.status_code
     if status != httpx.codes.OK:
-        body = await _read(response, call, watch, _ERROR_BODY_BYTES)
+        body = await _read(response, call, watch, ERROR_BODY_BYTES)
         raise explain(Answer(status, response.headers, body))
-    kind = response.header("content-type").partition(";")[0].strip().lower()
-    if kind and kind != "text/event-stream":
-        raise EngineError(
-            f"{call.address} answered with {kind[:80]} instead of an event stream",
-            hint="Check the address and the engine kind of this model in the registry.",
-        )
+    if (error := other_than_a_stream(response.header("content-type"), call)) is not None:
+        raise error
 
 
-def _translated(error: Exception, call: Call, watch: Watch, connecting: Clocks | None = None) -> GatewayError:
-    """Our error for one of ``_TROUBLE``. ``connecting`` is given until the head of the answer has come."""
+def other_than_a_stream(content_type: str, call: Call) -> EngineError | None:
+    """The error for an answer of status 200 that is not what was asked for."""
+    if content_type == EVENT_STREAM:
+        return None
+    kind = content_type.partition(";")[0].strip().lower()
+    if not kind or kind == EVENT_STREAM:
+        return None
+    return EngineError(
+        f"{call.address} answered with {kind[:80]} instead of an event stream",
+        hint="Check the address and the engine kind of this model in the registry.",
+    )
+
+
+def translated(error: Exception, call: Call, tokens: int, connecting: Clocks | None = None) -> GatewayError:
+    """Our error for one of ``TROUBLE``, after so many tokens. ``connecting`` is given until the head of the
+    answer has come."""
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout) and connecting:
         full = isinstance(error, httpx.PoolTimeout)
         happened = f"no {'free ' if full else ''}connection to {call.address}"
@@ -258,7 +269,7 @@ def _translated(error: Exception, call: Call, watch: Watch, connecting: Clocks |
         )
     if isinstance(error, SseOverflow):
         return EngineError(f"{call.address} sent what cannot be understood: {error}")
-    return _broken(call, watch.tokens, connecting is not None, error)
+    return _broken(call, tokens, connecting is not None, error)
 
 
 def _broken(call: Call, tokens: int, before_head: bool, error: Exception) -> GatewayError:

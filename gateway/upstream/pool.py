@@ -41,7 +41,7 @@ class Pool:
 
         Raises httpx.PoolTimeout, ConnectTimeout and ConnectError.
         """
-        connection = self._spare(origin)
+        connection = self.spare(origin)
         if connection is not None:
             return connection
         if self._limit is not None:
@@ -97,7 +97,8 @@ class Pool:
         if self._all:
             await self._emptied.wait()
 
-    def _spare(self, origin: Origin) -> Connection | None:
+    def spare(self, origin: Origin) -> Connection | None:
+        """A kept connection that carries nothing, if there is one. To be handed to ``give_back``, always."""
         idle = self._idle.get(origin)
         if not idle:
             return None
@@ -114,7 +115,7 @@ class Pool:
     async def _room(self, origin: Origin, limit: int) -> Connection | None:
         """A spare connection, or None when there is room for a new one."""
         while True:
-            connection = self._spare(origin)
+            connection = self.spare(origin)
             if connection is not None or len(self._all) + self._making < limit:
                 return connection
             if self._evict():

@@ -12,7 +12,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import httpx
 
@@ -76,11 +76,7 @@ class Incoming:
 
     def header(self, name: str) -> str:
         """One header, ``name`` in lower case; empty when there is none."""
-        wanted = name.encode()
-        for key, value in self.raw_headers:
-            if key.lower() == wanted:
-                return value.decode("latin-1")
-        return ""
+        return self._open().header(name)
 
     def read(self) -> Coroutine[Any, Any, bytes]:
         """Block until there is some of the body; empty at its end. Raises httpx.TransportError."""
@@ -113,6 +109,10 @@ class FastTransport(httpx.AsyncBaseTransport):
         idle_s: float = _IDLE_CONNECTION_S,
     ) -> None:
         self._pool = Pool(max_connections=max_connections, idle_s=idle_s, tls=tls)
+
+    @property
+    def pool(self) -> Pool:
+        return self._pool
 
     async def exchange(self, origin: Origin, request: bytes, connect_s: float | None) -> Incoming:
         """Write a whole request and block until the head of its answer is there.
@@ -167,6 +167,11 @@ class EngineHttp(httpx.AsyncClient):
         self._fast = transport
         self._targets: dict[tuple[str, str, str], _Target] = {}
 
+    @property
+    def pool(self) -> Pool:
+        """For those who write requests themselves."""
+        return self._fast.pool
+
     async def open(
         self,
         method: str,
@@ -180,6 +185,13 @@ class EngineHttp(httpx.AsyncClient):
 
         Raises httpx.TransportError and httpx.InvalidURL.
         """
+        request = self.request_bytes(method, base_url, path, content, more)
+        return await self._fast.exchange(request.origin, request.data, connect_s)
+
+    def request_bytes(
+        self, method: str, base_url: str, path: str, content: bytes | None, more: Mapping[str, str]
+    ) -> RequestBytes:
+        """What ``open`` sends. Raises httpx.UnsupportedProtocol, LocalProtocolError and InvalidURL."""
         key = (method, base_url, path)
         target = self._targets.get(key)
         if target is None:
@@ -187,15 +199,21 @@ class EngineHttp(httpx.AsyncClient):
                 self._targets.clear()
             target = self._targets[key] = _target(method, base_url, path)
         if content is None:
-            request = target.head + b"\r\n"
-        else:
-            request = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
-                target.head,
-                _lines([(name.encode(), value.encode()) for name, value in more.items()]) if more else b"",
-                len(content),
-                content,
-            )
-        return await self._fast.exchange(target.origin, request, connect_s)
+            return RequestBytes(target.origin, target.head + b"\r\n")
+        data = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+            target.head,
+            _lines([(name.encode(), value.encode()) for name, value in more.items()]) if more else b"",
+            len(content),
+            content,
+        )
+        return RequestBytes(target.origin, data)
+
+
+class RequestBytes(NamedTuple):
+    """A whole request, and where it goes."""
+
+    origin: Origin
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

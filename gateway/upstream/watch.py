@@ -24,6 +24,46 @@ def clock_timeout(
     return ClockTimeout(clock, message, hint=_HINTS[clock], engine_suspect=engine_suspect)
 
 
+class Deadlines:
+    """Until when the next sign of an answer must come, and the error when it does not.
+
+    The first-token and total clocks start when this is made. ``tokens`` is kept by whoever sees them come.
+    """
+
+    __slots__ = ("_clock", "_clocks", "_started", "_waited_for", "tokens")
+
+    def __init__(self, clocks: Clocks, waited_for: object, now: float) -> None:
+        """``waited_for`` names the engine's address in errors; ``now`` is on the event loop's clock."""
+        self._clocks = clocks
+        self._waited_for = waited_for
+        self._started = now
+        self._clock: Clock = "first_token"
+        self.tokens = 0
+
+    def next(self, now: float) -> float:
+        """The deadline of a wait that begins ``now``."""
+        if self.tokens:
+            token_at, self._clock = now + self._clocks.between_tokens_s, "between_tokens"
+        else:
+            token_at, self._clock = self._started + self._clocks.first_token_s, "first_token"
+        total_at = self._started + self._clocks.total_s
+        if token_at < total_at:
+            return token_at
+        self._clock = "total"
+        return total_at
+
+    def error(self) -> ClockTimeout:
+        """For the last deadline, which has passed."""
+        if self._clock == "first_token":
+            return clock_timeout(self._clock, self._clocks.first_token_s, f"no token from {self._waited_for}")
+        if self._clock == "between_tokens":
+            happened = f"{self.tokens} tokens came from {self._waited_for}, then none"
+            return clock_timeout(self._clock, self._clocks.between_tokens_s, happened)
+        happened = f"no complete answer from {self._waited_for}"
+        # A long answer alone makes nobody suspect.
+        return clock_timeout(self._clock, self._clocks.total_s, happened, engine_suspect=False)
+
+
 class Watch:
     """Entered (``with watch:``) around each wait for the engine; raises ClockTimeout when one takes too long.
 
@@ -31,29 +71,33 @@ class Watch:
     of the wait then going on. So a token costs a few assignments.
     """
 
-    __slots__ = ("_cancelling", "_clock", "_clocks", "_deadline", "_handle", "_loop", "_rang", "_rings_at",
-                 "_started", "_task", "_waited_for", "tokens")  # fmt: skip
+    __slots__ = ("_cancelling", "_deadline", "_deadlines", "_handle", "_loop", "_rang", "_rings_at", "_task")
 
     def __init__(self, clocks: Clocks, waited_for: object) -> None:
         """``waited_for`` names the engine's address in errors. The first-token and total clocks start now."""
-        self._clocks = clocks
-        self._waited_for = waited_for
         self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
+        self._deadlines = Deadlines(clocks, waited_for, self._loop.time())
         self._handle: asyncio.TimerHandle | None = None
         self._rings_at = 0.0
         self._deadline = 0.0
-        self._clock: Clock = "first_token"
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._rang = False
-        self.tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many have come."""
+        return self._deadlines.tokens
+
+    def came(self, tokens: int) -> None:
+        """So many more have come."""
+        self._deadlines.tokens += tokens
 
     def __enter__(self) -> None:
         now = self._loop.time()
-        self._set_deadline(now)
+        self._deadline = self._deadlines.next(now)
         if now >= self._deadline:
-            raise self._timeout()
+            raise self._deadlines.error()
         if self._handle is None or self._deadline < self._rings_at:
             self._arm()
         self._task = asyncio.current_task()
@@ -69,22 +113,11 @@ class Watch:
         self._rang = False
         # A cancellation that somebody else asked for at the same time wins.
         if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise self._timeout() from None
+            raise self._deadlines.error() from None
 
     def close(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-
-    def _set_deadline(self, now: float) -> None:
-        if self.tokens:
-            token_at, self._clock = now + self._clocks.between_tokens_s, "between_tokens"
-        else:
-            token_at, self._clock = self._started + self._clocks.first_token_s, "first_token"
-        self._deadline = self._started + self._clocks.total_s
-        if token_at < self._deadline:
-            self._deadline = token_at
-        else:
-            self._clock = "total"
 
     def _arm(self) -> None:
         if self._handle is not None:
@@ -101,13 +134,3 @@ class Watch:
         else:
             self._rang = True
             self._task.cancel()
-
-    def _timeout(self) -> ClockTimeout:
-        if self._clock == "first_token":
-            return clock_timeout(self._clock, self._clocks.first_token_s, f"no token from {self._waited_for}")
-        if self._clock == "between_tokens":
-            happened = f"{self.tokens} tokens came from {self._waited_for}, then none"
-            return clock_timeout(self._clock, self._clocks.between_tokens_s, happened)
-        happened = f"no complete answer from {self._waited_for}"
-        # A long answer alone makes nobody suspect.
-        return clock_timeout(self._clock, self._clocks.total_s, happened, engine_suspect=False)

@@ -1,0 +1,132 @@
+"""The answers of TGI's dialect, as bytes and headers. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.answers import Answer
+from gateway.api.receipts import origin_headers, receipt_headers
+from gateway.api.tgi_bodies import TgiBody, error_body
+from gateway.errors import GatewayError
+from gateway.routing import Origin
+from gateway.schemas import RawTokens, Token
+from gateway.wire.tgi import data_event, stream_event, token_body
+
+_NO_ID: Final = 0  # where the engine does not number its tokens: TGI's clients need a number
+_END: Final = Token("", None, None, special=True, last=True)
+
+
+def details_asked(body: TgiBody) -> bool:
+    given = body.parameters
+    return given is not None and bool(given.details or given.decoder_input_details)
+
+
+class EventWriter:
+    """The events of one stream. The last token and the whole text are one event."""
+
+    __slots__ = ("_details", "_final", "_index")
+
+    def __init__(self, *, details: bool) -> None:
+        self._details = details
+        self._index = 0
+        self._final: Token | None = None
+
+    def raw(self, tokens: RawTokens) -> bytes:
+        self._index += tokens.count
+        return tokens.events
+
+    def token(self, token: Token) -> bytes:
+        """One event; nothing yet for the last token."""
+        self._index += 1
+        self._final = token if token.last else None
+        if token.last:
+            return b""
+        return _on_one_line(stream_event(self._index, _token(token), top_tokens=_top(token)))
+
+    def last(self, answer: Answer) -> bytes:
+        index = self._index if self._final else self._index + 1
+        return _last_event(index, self._final or _END, answer, self._details)
+
+
+def error_event(error: GatewayError) -> bytes:
+    return _on_one_line(data_event(error_body(error)))
+
+
+def _last_event(index: int, token: Token, answer: Answer, details: bool) -> bytes:
+    said = {**_ending(answer), "input_length": answer.prompt_tokens}
+    event = stream_event(
+        index,
+        _token(token),
+        top_tokens=_top(token),
+        generated_text=answer.text,
+        details=said if details else None,
+    )
+    return _on_one_line(event)
+
+
+def _on_one_line(event: bytes) -> bytes:
+    """JSON leaves three characters as they are at which some clients end a line in the middle of an event."""
+    if event.isascii():
+        return event
+    for character in "\x85\u2028\u2029":
+        event = event.replace(character.encode(), f"\\u{ord(character):04x}".encode())
+    return event
+
+
+def _ending(answer: Answer) -> dict[str, Any]:
+    return {
+        "finish_reason": answer.finish_reason,
+        "generated_tokens": answer.completion_tokens,
+        "seed": answer.seed,
+    }
+
+
+def details_of(answer: Answer, tokens: list[Token] | None) -> dict[str, Any]:
+    if tokens is None:
+        return {**_ending(answer), "prefill": [], "tokens": [], **(answer.details or {})}
+    details = {**_ending(answer), "prefill": [], "tokens": [_token(token) for token in tokens]}
+    if any(token.top is not None for token in tokens):
+        details["top_tokens"] = [_top(token) or [] for token in tokens]
+    return details
+
+
+def _token(token: Token) -> dict[str, Any]:
+    number = _NO_ID if token.id is None else token.id
+    return token_body(number, token.text, token.logprob, special=token.special)
+
+
+def _top(token: Token) -> list[dict[str, Any]] | None:
+    return None if token.top is None else [_token(one) for one in token.top]
+
+
+def answer_headers(body: TgiBody, answer: Answer) -> dict[str, str]:
+    """Of a whole answer."""
+    return {**_compute_headers(body), **_time_headers(answer), **receipt_headers(answer)}
+
+
+def stream_headers(body: TgiBody, model_id: str, origin: Origin) -> dict[str, str]:
+    """Of a stream, as far as it is known when it opens."""
+    headers = {"content-type": "text/event-stream", **_compute_headers(body)}
+    return headers | origin_headers(model_id, origin)
+
+
+def _compute_headers(body: TgiBody) -> dict[str, str]:
+    return {"x-compute-type": "gateway", "x-compute-characters": str(len(body.inputs))}
+
+
+def _time_headers(answer: Answer) -> dict[str, str]:
+    """TGI's names for the receipt: seconds for ``x-compute-time``, whole milliseconds for the others."""
+    receipt = answer.receipt
+    inference_ms = receipt.prefill_ms + receipt.decode_ms
+    times = {
+        "total": receipt.total_ms,
+        "validation": receipt.gateway_ms,
+        "queue": receipt.queue_ms + receipt.load_ms,
+        "inference": inference_ms,
+    }
+    headers = {"x-compute-time": str(receipt.total_ms / 1000)}
+    headers |= {f"x-{name}-time": str(int(value)) for name, value in times.items()}
+    headers["x-time-per-token"] = str(int(inference_ms / max(1, answer.completion_tokens)))
+    if answer.prompt_tokens is not None:
+        headers["x-prompt-tokens"] = str(answer.prompt_tokens)
+    return {**headers, "x-generated-tokens": str(answer.completion_tokens)}

@@ -1,0 +1,167 @@
+"""Who may go the fast way. What is decided here has no effect until a passage is given out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Final, Protocol
+
+from gateway import parameters as rules
+from gateway.api.bodies import check_content_type
+from gateway.api.context import Envelope, incoming_id, new_request_id, trace_headers
+from gateway.api.services import Services
+from gateway.auth import Keys, ThisMachine
+from gateway.config import ModelSpec
+from gateway.errors import GatewayError
+from gateway.fastpath import accounts
+from gateway.fastpath.passage import Client, Passage
+from gateway.fastpath.wishes import ROUTES, Head, Wish
+from gateway.preparing import GenerationRequest, Prepared
+from gateway.schemas import Clocks, Prompt
+from gateway.upstream.push import Pushed
+from gateway.upstream.transport import EngineHttp
+
+logger = logging.getLogger("gateway.fastpath")
+
+_ORDINARY_HEADERS: Final = (b"x-gateway-session", b"x-gateway-fallback", b"expect", b"upgrade")
+_NOTHING: Final[Mapping[str, str]] = {}
+
+Headers = list[tuple[bytes, bytes]]
+"""Names in lower case."""
+
+
+class Pushes(Protocol):
+    """An engine kind whose answers can be handed on as they come."""
+
+    def push(
+        self, url: str, prompt: Prompt, parameters: Mapping[str, object], *, tokens: bool, raw: bool
+    ) -> Pushed: ...
+
+
+class FastPath:
+    """Takes requests for models that are in, one after the other; owns none of them."""
+
+    def __init__(
+        self,
+        services: Services,
+        http: EngineHttp,
+        engines: Mapping[str, Pushes],
+        keys: Keys,
+        machine: ThisMachine | None,
+        envelope_of: Callable[[str], Envelope],
+    ) -> None:
+        """``engines``: those of the kinds that can push. ``machine``: who may ask where no key is needed."""
+        self.http = http
+        self.metrics = services.metrics
+        self._services = services
+        self._line = services.generations
+        self._manager = services.manager
+        self._engines = engines
+        self._keys = keys
+        self._machine = machine
+        self._pages = bool(services.settings.web_pages)
+        self._envelope_of = envelope_of
+        self._accounts: dict[tuple[str, str], accounts.Accounts] = {}
+        self._clocks: dict[str, Clocks] = {}
+        self._passages: set[Passage] = set()
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self._services.settings.max_body_bytes
+
+    def take(
+        self, client: Client, url: bytes, headers: Headers, body: bytes, *, keep_alive: bool
+    ) -> Passage | None:
+        """A passage to be begun; None for a request that goes the ordinary way."""
+        started = perf_counter()
+        known = dict(headers)
+        if len(known) != len(headers) or any(name in known for name in _ORDINARY_HEADERS):
+            return None
+        try:
+            self._let_in(known)
+            request_id = _id_of(known) or new_request_id()
+            head = Head(url.decode(), known, request_id, started)
+            wish = ROUTES[url](head, body, self._line.routing)
+            return None if wish is None else self._passage(client, wish, head, keep_alive=keep_alive)
+        except GatewayError:
+            return None  # it is refused on the ordinary way, in words
+        except Exception:
+            logger.exception("a request could not be taken the fast way")
+            return None
+
+    def _let_in(self, known: Mapping[bytes, bytes]) -> None:
+        """Raises Unauthorized, Forbidden and UnsupportedMediaType."""
+        self._keys.check(_text(known, b"authorization"), _text(known, b"x-api-key"))
+        if self._machine is not None:
+            self._machine.check(_text(known, b"host"), _text(known, b"origin"))
+        check_content_type(_text(known, b"content-type"))
+
+    def _passage(self, client: Client, wish: Wish, head: Head, *, keep_alive: bool) -> Passage | None:
+        asked = wish.asked
+        spec = asked.who.spec if asked.who is not None else None
+        if spec is None or spec.engine not in self._engines:
+            return None
+        if self._pages and b"origin" in head.headers:
+            return None
+        prepared = self._line.prepare(asked)
+        if not isinstance(prepared.prompt, Prompt) or not rules.streamable(prepared.parameters):
+            return None
+        ticket = self._manager.place(spec.id)
+        if ticket is None:
+            return None
+        book = self._book(head.path, spec.id)
+        return Passage(self, client, wish, prepared, head, ticket, book, keep_alive=keep_alive)
+
+    def _book(self, path: str, model: str) -> accounts.Accounts:
+        found = self._accounts.get((path, model))
+        if found is None:
+            found = accounts.Accounts(self.metrics, self._line.figures, path, model)
+            self._accounts[path, model] = found
+        return found
+
+    # ------------------------------------------------------------ for passages
+
+    def pushed(self, url: str, prepared: Prepared, asked: GenerationRequest) -> Pushed:
+        """The call to the engine at ``url``."""
+        engine, prompt = self._engines[prepared.spec.engine], prepared.prompt
+        assert isinstance(prompt, Prompt)  # noqa: S101 - nothing else is taken
+        return engine.push(url, prompt, prepared.parameters, tokens=asked.stream, raw=True)
+
+    def clocks(self, spec: ModelSpec) -> Clocks:
+        """All of them, as nothing was tried yet."""
+        found = self._clocks.get(spec.id)
+        if found is None:
+            times = spec.timeouts
+            found = self._clocks[spec.id] = Clocks(
+                times.connect_s, times.first_token_s, times.between_tokens_s, times.total_s
+            )
+        return found
+
+    def trace(self, head: Head) -> Mapping[str, str]:
+        """What ties the request to its client's trace."""
+        return trace_headers(head.headers.items()) if b"traceparent" in head.headers else _NOTHING
+
+    def envelope(self, path: str) -> Envelope:
+        return self._envelope_of(path)
+
+    def entered(self, passage: Passage) -> None:
+        self._passages.add(passage)
+
+    def gone(self, passage: Passage) -> None:
+        self._passages.discard(passage)
+
+    def end(self, error: GatewayError) -> None:
+        """Break off what is still on its way, with ``error``."""
+        for passage in [*self._passages]:
+            passage.end(error)
+
+
+def _text(known: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = known.get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def _id_of(known: Mapping[bytes, bytes]) -> str | None:
+    given = known.get(b"x-request-id")
+    return None if given is None else incoming_id(((b"x-request-id", given),))

@@ -1,0 +1,310 @@
+"""One request on the fast path: called by the client's connection and by the engine's, until it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.answers import Answer, Receipt
+from gateway.api.context import error_response
+from gateway.attempts import outcome_of
+from gateway.errors import GatewayError, InternalError
+from gateway.fastpath import accounts
+from gateway.journey import kind_of
+from gateway.schemas import Completed, Piece, RawTokens
+from gateway.tickets import Begun, Ticket
+from gateway.upstream.base import is_silence, is_suspect
+from gateway.upstream.push import Push
+
+if TYPE_CHECKING:
+    from gateway.fastpath.entry import FastPath
+    from gateway.fastpath.wishes import Head, Wish
+    from gateway.preparing import Prepared
+
+logger = logging.getLogger("gateway.fastpath")
+
+_END: Final = b"0\r\n\r\n"
+
+
+class Client(Protocol):
+    """The connection that a request came on."""
+
+    @property
+    def transport(self) -> asyncio.Transport: ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def opening(self) -> bytes:
+        """``200 OK`` and the headers that every answer has."""
+        ...
+
+    def over(self, passage: Passage) -> None:
+        """The whole answer was written."""
+        ...
+
+    def hand_over(self, passage: Passage, begun: Begun) -> None:
+        """The request goes on the ordinary way."""
+        ...
+
+
+class _Nobody:
+    """Whom uvicorn tells that something has happened to a request: here the connection calls instead."""
+
+    def set(self) -> None: ...
+
+
+class Passage:
+    """See the module. To uvicorn it is the cycle of request and response that its connection is in."""
+
+    __slots__ = (
+        "_accounts",
+        "_client",
+        "_first_token",
+        "_gap_at",
+        "_given",
+        "_head",
+        "_path",
+        "_prepared",
+        "_push",
+        "_sent",
+        "_ticket",
+        "_tokens",
+        "_url",
+        "_wish",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+    )
+    message_event: Final = _Nobody()
+
+    def __init__(
+        self,
+        path: FastPath,
+        client: Client,
+        wish: Wish,
+        prepared: Prepared,
+        head: Head,
+        ticket: Ticket,
+        book: accounts.Accounts,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self._path = path
+        self._client = client
+        self._wish = wish
+        self._prepared = prepared
+        self._head = head
+        self._ticket = ticket
+        self._accounts = book
+        self._first_token = self._gap_at = 0.0
+        self._tokens = 0
+        self._given = False  # something of the answer
+        self.keep_alive = keep_alive
+        self.response_complete = self.disconnected = False
+
+    def begin(self) -> None:
+        """Call the engine. A failure may be known before this returns."""
+        prepared, asked, path = self._prepared, self._wish.asked, self._path
+        self._accounts.opened()
+        path.entered(self)
+        self._url = url = self._ticket.visit()
+        self._sent = perf_counter()
+        pushed = path.pushed(url, prepared, asked)
+        self._push = Push(path.http, pushed, path.clocks(prepared.spec), self, self._client.loop)
+        self._push.begin(path.trace(self._head))
+
+    # ------------------------------------------------------------ the engine's side
+
+    def began(self) -> None:
+        self._first_token = perf_counter()
+        self._ticket.heard()
+        figures = self._accounts.figures
+        figures.queue_s.observe(self._ticket.queue_s)
+        figures.first_token_s.observe(self._first_token - self._sent)
+
+    def came(self, piece: Piece) -> None:
+        try:
+            if isinstance(piece, Completed):
+                self._completed(piece)
+            else:
+                self._count(piece.count if isinstance(piece, RawTokens) else 1)
+                if chunk := self._wish.chunk(piece):
+                    self._write(chunk)
+        except Exception:
+            logger.exception("internal error", extra={"request_id": self._head.request_id})
+            self._push.cancel()
+            fault = InternalError(
+                "Something went wrong inside the gateway.", hint="The log has more under this request id."
+            )
+            self.failed(fault)
+
+    def _count(self, tokens: int) -> None:
+        """Between tokens that come together is no time."""
+        figures, now = self._accounts.figures, perf_counter()
+        self._ticket.heard()
+        if self._tokens:
+            figures.between_tokens_s.observe(now - self._gap_at)
+        for _ in range(tokens - 1):
+            figures.between_tokens_s.observe(0.0)
+        self._gap_at = now
+        self._tokens += tokens
+        figures.tokens_out.value += tokens
+
+    def _completed(self, done: Completed) -> None:
+        self._ticket.heard()
+        finished = perf_counter()
+        answer = self._answer(done, finished)
+        if self._wish.asked.stream:
+            self._write(self._wish.last(answer), _END)
+        else:
+            self._whole(answer)
+        self._figures(done, finished - self._first_token)
+        self._ticket.left("answered")
+        self._ticket.close()
+        total_s = perf_counter() - self._head.started
+        self._accounts.succeeded(total_s)
+        self._done("200", total_s, tokens=done.completion_tokens)
+
+    def _answer(self, done: Completed, finished: float) -> Answer:
+        receipt = Receipt.of(
+            queue_s=self._ticket.queue_s,
+            load_s=0.0,
+            prefill_s=self._first_token - self._sent,
+            decode_s=finished - self._first_token,
+            total_s=finished - self._head.started,
+        )
+        return Answer(
+            model_id=self._prepared.spec.id,
+            text=done.text,
+            finish_reason=done.finish_reason,
+            prompt_tokens=done.prompt_tokens,
+            completion_tokens=done.completion_tokens,
+            seed=done.seed,
+            receipt=receipt,
+            details=done.details if self._prepared.parameters.get("details") else None,
+        )
+
+    def _figures(self, done: Completed, decode_s: float) -> None:
+        figures, tokens = self._accounts.figures, done.completion_tokens
+        figures.tokens_out.value += max(0, tokens - self._tokens)
+        if done.prompt_tokens is not None:
+            figures.tokens_in.value += done.prompt_tokens
+            figures.prompt_tokens.observe(done.prompt_tokens)
+        if tokens > 1 and decode_s > 0:
+            figures.tokens_per_second.observe((tokens - 1) / decode_s)
+
+    def failed(self, error: GatewayError) -> None:
+        if not self._given:
+            self._give_up(error)
+            return
+        if (kind := kind_of(error)) is not None:
+            self._path.metrics.count("gateway_upstream_errors_total", model=self._prepared.spec.id, kind=kind)
+        self._write(self._wish.error(error), _END)
+        self._ticket.left(outcome_of(error))
+        if is_suspect(error):
+            self._ticket.suspect(str(error), silent=is_silence(error))
+        self._ticket.close()
+        self._accounts.ended(error.type, "200", f"{error.status // 100}xx")
+        self._done("200", perf_counter() - self._head.started)
+
+    def _give_up(self, error: GatewayError) -> None:
+        """Nothing was given to the client yet: the ordinary way knows what may still be done."""
+        self._ended()
+        begun = Begun(self._ticket, self._url, error, self._sent, self._first_token)
+        self._client.hand_over(self, begun)
+
+    def identity(self) -> dict[str, object]:
+        """By what the log and the receipt know the request, wherever it goes."""
+        return {"request_id": self._head.request_id, "started": self._head.started}
+
+    # ------------------------------------------------------------ the client's side
+
+    def left(self) -> None:
+        """The client closed its connection."""
+        if self.response_complete:
+            return
+        self.disconnected = True
+        self._push.cancel()
+        self._leave("200" if self._given else "left")
+
+    def _leave(self, status: str) -> None:
+        self._ticket.close()
+        self._accounts.ended("client_gone", status, "left")
+        self._accounts.left("streaming" if self._first_token else "prefill")
+        self._ended()
+        self._log(status, perf_counter() - self._head.started)
+
+    def hold(self) -> None:
+        """The client does not read."""
+        if not self.response_complete:
+            self._push.hold()
+
+    def go_on(self) -> None:
+        """It reads again."""
+        if not self.response_complete:
+            self._push.go_on()
+
+    def end(self, error: GatewayError) -> None:
+        """The gateway ends, and has waited for its answers as long as it may."""
+        if self.response_complete:
+            return
+        self._push.cancel()
+        self.keep_alive = False
+        if self._given:
+            self._write(self._wish.error(error), _END)
+            self._leave("200")
+            self._client.over(self)
+            return
+        answer = error_response(error, self._head.request_id, self._path.envelope(self._head.path))
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in answer.raw_headers])
+        self._client.transport.write(
+            b"HTTP/1.1 %d \r\n%bconnection: close\r\n\r\n%b" % (answer.status_code, lines, bytes(answer.body))
+        )
+        self._leave(str(answer.status_code))
+        self._client.over(self)
+
+    # ------------------------------------------------------------ bytes
+
+    def _whole(self, answer: Answer) -> None:
+        body, headers = self._wish.plain(answer)
+        head = self._head_bytes(headers)
+        self._given = True
+        self._client.transport.write(
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        )
+
+    def _write(self, chunk: bytes, end: bytes = b"") -> None:
+        framed = b"%x\r\n%b\r\n%b" % (len(chunk), chunk, end)
+        if not self._given:
+            self._given = True
+            head = self._head_bytes(self._wish.opening(self._prepared.spec.id))
+            framed = b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, framed)
+        self._client.transport.write(framed)
+
+    def _head_bytes(self, headers: Mapping[str, str]) -> bytes:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        close = "" if self.keep_alive else "connection: close\r\n"
+        more = f"{lines}x-request-id: {self._head.request_id}\r\n{close}"
+        return self._client.opening() + more.encode("latin-1")
+
+    # ------------------------------------------------------------ the end
+
+    def _done(self, status: str, total_s: float, tokens: int | None = None) -> None:
+        self._ended()
+        self._log(status, total_s, tokens)
+        self._client.over(self)
+
+    def _ended(self) -> None:
+        self._accounts.closed()
+        self._path.gone(self)
+        self.response_complete = True
+
+    def _log(self, status: str, total_s: float, tokens: int | None = None) -> None:
+        fields: dict[str, object] = {"model": self._prepared.spec.id}
+        if tokens is not None:
+            fields["tokens"] = tokens
+        accounts.log(self._head.path, status, total_s, self._head.request_id, fields)

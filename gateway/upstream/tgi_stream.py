@@ -1,0 +1,176 @@
+"""A request as TGI gets it, and the events of its answer as pieces. Pure: bytes in, pieces out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+from gateway.schemas import Completed, FinishReason, Piece, Prompt, RawTokens, Token
+from gateway.upstream.base import Truncated
+from gateway.upstream.bodies import json_body, not_understood, object_of
+from gateway.upstream.exchange import Call
+from gateway.upstream.tgi_errors import error_of_event
+
+_MAX_STOPS: Final = 4  # TGI's --max-stop-sequences
+_REASONS: Final[Mapping[object, FinishReason]] = {reason: reason for reason in get_args(FinishReason)}
+# In the text of a token the quotes would be escaped, so this is in every event but the last and errors.
+_UNFINISHED: Final = b'"generated_text":null'
+_INDEX: Final = b'{"index":'
+_TOKEN: Final = b'"token":{"id":'
+_NO_ID: Final = b'"id":null'
+_LINE_END: Final = re.compile(rb"\n|\xc2\x85|\xe2\x80[\xa8\xa9]")  # as some clients see it
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as TGI gets it, and whose each stop string is."""
+
+    inputs: str
+    parameters: dict[str, object]
+    own_stops: tuple[str, ...]
+    family_stops: tuple[str, ...]
+
+    @classmethod
+    def of(cls, prompt: Prompt, parameters: Mapping[str, object]) -> Asked:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        stop = given.get("stop")
+        own = tuple(str(one) for one in stop) if isinstance(stop, list | tuple) else ()
+        # TGI refuses more; without its stop string a turn still ends at the model's end token.
+        stops = [*own, *(one for one in prompt.stop if one not in own)][: max(_MAX_STOPS, len(own))]
+        if stops:
+            given["stop"] = stops
+        given["details"] = True
+        return cls(prompt.text, given, own, prompt.stop)
+
+    def body(self) -> bytes:
+        return json_body({"inputs": self.inputs, "parameters": self.parameters})
+
+    def settle(self, text: str, reason: FinishReason, last: str) -> tuple[str, FinishReason]:
+        """The text and the reason for who asked: the family's stop string is the end of a turn, not text.
+
+        ``last`` is the text of the last token: TGI leaves special tokens out of the whole text.
+        """
+        if reason != "stop_sequence" or (self.own_stops and text.endswith(self.own_stops)):
+            return text, reason
+        for stop in self.family_stops:
+            if text.endswith(stop):
+                return text.removesuffix(stop), "eos_token"
+        return text, "eos_token" if last.endswith(self.family_stops) else reason
+
+    def guess_reason(self, text: str, tokens: int) -> FinishReason:
+        """For an engine that gives no details."""
+        limit = self.parameters.get("max_new_tokens")
+        if isinstance(limit, int) and tokens >= limit:
+            return "length"
+        return "stop_sequence" if text.endswith((*self.own_stops, *self.family_stops)) else "eos_token"
+
+
+class Reading:
+    """One stream of TGI's events, read once. What goes wrong in it is raised as a GatewayError."""
+
+    __slots__ = ("_asked", "_call", "_raw", "_wants_tokens", "tokens")
+
+    def __init__(self, asked: Asked, call: Call, *, wants_tokens: bool, raw: bool) -> None:
+        self._asked = asked
+        self._call = call
+        self._wants_tokens = wants_tokens
+        self._raw = raw and wants_tokens
+        self.tokens = 0
+        """How many have come."""
+
+    def check(self, first: bytes) -> None:
+        """Raise what the first event is if it is an error, so that no token was promised."""
+        if _UNFINISHED not in first:
+            self._event(first)
+
+    def pieces(self, batch: list[bytes]) -> Iterator[Piece]:
+        """The pieces in the data of some events. Nothing is to be read after a Completed."""
+        if self._raw and all(map(_passes, batch)):
+            self.tokens += len(batch)
+            events = [b"data: %b\n\n" % data for data in batch]
+            yield RawTokens(events[0] if len(events) == 1 else b"".join(events), len(batch))
+            return
+        for data in batch:
+            if not self._wants_tokens and _UNFINISHED in data:
+                self.tokens += 1
+                continue
+            token, completed = self._parsed(data)
+            if self._wants_tokens:
+                yield token
+            if completed is not None:
+                yield completed
+                return
+
+    def broke_off(self) -> Truncated:
+        """The error for a stream that ended before its last event."""
+        ended = f"ended after {self.tokens} tokens without a last event"
+        return Truncated(
+            f"truncated: the stream of {self._call.address} {ended}",
+            hint="The engine may have stopped: look at its log, and send the request again.",
+        )
+
+    def _parsed(self, data: bytes) -> tuple[Token, Completed | None]:
+        event = self._event(data)
+        self.tokens += 1
+        try:
+            token = _token_of(event)
+            return token, self._completed(event, token)
+        except (KeyError, TypeError) as error:
+            raise not_understood(self._call, error) from error
+
+    def _event(self, data: bytes) -> dict[str, Any]:
+        event = object_of(data, self._call)
+        if "error" in event:
+            raise error_of_event(event, self._call.address, self._asked.inputs, self.tokens)
+        return event
+
+    def _completed(self, event: dict[str, Any], last: Token) -> Completed | None:
+        text = event.get("generated_text")
+        if text is None:
+            return None
+        if not isinstance(text, str):
+            raise TypeError("generated_text is not a string")
+        details = details_of(event)
+        return complete(text, details, self._asked, last.text, self.tokens, details.get("input_length"))
+
+
+def _passes(data: bytes) -> bool:
+    """Whether an event is a token in the middle as TGI writes it, on one line that no client ends early."""
+    if not data.startswith(_INDEX) or _UNFINISHED not in data or _TOKEN not in data or _NO_ID in data:
+        return False
+    return (data.isascii() and b"\n" not in data) or _LINE_END.search(data) is None
+
+
+def complete(
+    text: str, details: dict[str, Any], asked: Asked, last: str, tokens: int, prompt_tokens: int | None
+) -> Completed:
+    """The end of an answer, from what TGI says at it."""
+    count = details.get("generated_tokens")
+    count = tokens if count is None else count
+    said = details.get("finish_reason")
+    text, reason = asked.settle(text, _REASONS.get(said) or asked.guess_reason(text, count), last)
+    return Completed(text, reason, count, prompt_tokens, details.get("seed"), details or None)
+
+
+def details_of(body: dict[str, Any]) -> dict[str, Any]:
+    details = body.get("details")
+    return details if isinstance(details, dict) else {}
+
+
+def _token(token: dict[str, Any], *, last: bool = False, top: tuple[Token, ...] | None = None) -> Token:
+    text = token["text"]
+    if not isinstance(text, str):
+        raise TypeError("text of a token is not a string")
+    return Token(text, token.get("id"), token.get("logprob"), bool(token.get("special")), last, top)
+
+
+def _token_of(event: dict[str, Any]) -> Token:
+    """The token of an event, with what only the event knows of it."""
+    top = event.get("top_tokens")
+    return _token(
+        event["token"],
+        last=event.get("generated_text") is not None,
+        top=None if top is None else tuple(map(_token, top)),
+    )
