@@ -78,7 +78,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()
-        self._drop_grace()
+        if self._body is not None:
+            self._go_ordinary()  # where it is noted that its client left
         passage, self._passage = self._passage, None
         if passage is not None:
             passage.left()
