@@ -197,6 +197,7 @@ class Scheduler:
         due = outlook.due_of(event, model, self._device(model), self._policy, now)
         request = Request(event.request_id, model, now, due, event.deadline, event.priority)
         if model.can_admit():
+            model.promises.drop(event.mark)
             self._requests[request.id] = request
             self._life.admit(request, now)
             return ()  # nothing else can have changed
@@ -204,14 +205,30 @@ class Scheduler:
         if refusal is not None:
             self._life.refuse(request, *refusal, now, self.retry_after_s(event.model, now))
             return ()
+        if not self._has_place(model, event.mark, now):
+            message = f"{len(model.waiting)} requests already wait for {event.model}."
+            self._life.refuse(request, "queue_full", message, now, self._next_place_s(model, event.mark, now))
+            return ()
         self._requests[request.id] = request
         model.enqueue(request)
         return (self._device(model),)
 
+    def _has_place(self, model: Model, mark: int | None, now: float) -> bool:
+        """Whether its queue takes the request: some places are kept for those who were told to come back."""
+        most = model.policy.max_queue
+        if len(model.waiting) + model.promises.kept(now, most) < most:
+            model.promises.drop(mark)
+            return True
+        return len(model.waiting) < most and model.promises.fetch(mark, now)
+
+    def _next_place_s(self, model: Model, mark: int | None, now: float) -> float | None:
+        place_s = outlook.place_s(model)
+        if place_s is None or not model.policy.max_queue:
+            return self.retry_after_s(model.policy.id, now)
+        return model.promises.give(mark, now, place_s)
+
     def _refusal(self, request: Request, now: float) -> tuple[RefusalCode, str] | None:
         model, name = request.model, request.model.policy.id
-        if len(model.waiting) >= model.policy.max_queue:
-            return "queue_full", f"{model.policy.max_queue} requests already wait for {name}."
         if not model.policy.managed and model.state is not State.READY:
             return "unavailable", f"{name} does not answer: {model.reason}"
         if not outlasts_backoff(request, now):
