@@ -65,12 +65,6 @@ def retry_after_s(model: Model, device: Device, policy: SwitchPolicy, now: float
     return ready_s + queue_s
 
 
-def place_s(model: Model) -> float | None:
-    """So often a place in a full queue becomes free: whenever one of those that run has ended."""
-    service_s = model.history.service.value
-    return None if service_s is None or model.state is not State.READY else service_s / model.slots
-
-
 def stuck_for_s(device: Device, now: float) -> float | None:
     """Until all that could not be stopped has been tried once more; None where nothing is stuck."""
     again = [m.stop_again_at - now for m in device.models if m.stop_again_at is not None]

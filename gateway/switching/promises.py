@@ -14,6 +14,8 @@ from typing import Final
 
 LEAD_S: Final = 0.5
 """A place is kept from so long before its time: the queue moves in jumps, and clocks differ."""
+KEPT_AHEAD: Final = 16
+"""So many more are kept while promises are open: requests end by chance, at times fewer than usual."""
 GRACE_S: Final = 2.0
 """So long after its time a place is kept."""
 KEPT_SHARE: Final = 0.75
@@ -53,7 +55,8 @@ class Promises:
     def kept(self, now: float, max_queue: int) -> int:
         """Places that are not for newcomers."""
         self._move(now)
-        return min(self.kept_places, int(max_queue * KEPT_SHARE))
+        ahead = min(KEPT_AHEAD, self.number - self.kept_places)
+        return min(self.kept_places + ahead, int(max_queue * KEPT_SHARE))
 
     def fetch(self, mark: int | None, now: float) -> bool:
         """Whether a place is kept for this request now; then it is given away."""
