@@ -25,7 +25,7 @@ MARGIN: Final = 1.1
 MOST_PROMISES: Final = 4096
 """For one model. Whoever is refused beyond is told the time of the next, and takes his chance."""
 WEIGHT_OF_NEWEST: Final = 0.02
-LEAST_FETCHED: Final = 0.1
+LEAST_FETCHED: Final = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +86,7 @@ class Promises:
         at = max(now, self.last_place_at) + place_s * MARGIN * max(LEAST_FETCHED, self.fetched_share)
         if mine is not None:  # it came as told and there was no place: the very next one
             self._close(mine)
+            self._learn(fetched=True)
             at = now + place_s
         # Clients count in whole seconds, so that is what they are told.
         wait_s = float(max(1, math.ceil(at - now)))
