@@ -197,7 +197,7 @@ class Scheduler:
         due = outlook.due_of(event, model, self._device(model), self._policy, now)
         request = Request(event.request_id, model, now, due, event.deadline, event.priority)
         if model.can_admit():
-            model.promises.drop(event.mark)
+            model.promises.drop(event.mark, now)
             self._requests[request.id] = request
             self._life.admit(request, now)
             return ()  # nothing else can have changed

@@ -21,7 +21,7 @@ def has_place(model: Model, mark: int | None, now: float) -> bool:
     """Whether the queue takes it. Some places are kept for those who were told to come back now."""
     most = model.policy.max_queue
     if len(model.waiting) + model.promises.kept(now, most) < most:
-        model.promises.drop(mark)
+        model.promises.drop(mark, now)
         return True
     return len(model.waiting) < most and model.promises.fetch(mark, now)
 

@@ -8,6 +8,7 @@ together does not come back together. Promises bind nobody: what is not fetched 
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,12 +21,13 @@ GRACE_S: Final = 2.0
 """So long after its time a place is kept."""
 KEPT_SHARE: Final = 0.75
 """At most this share of a queue is kept: the rest has work for the engine even if nobody comes back."""
-MARGIN: Final = 1.1
+MARGIN: Final = 1.15
 """Places are told so much later than the mean says: what is let in sooner than promised is no harm."""
 MOST_PROMISES: Final = 4096
 """For one model. Whoever is refused beyond is told the time of the next, and takes his chance."""
-WEIGHT_OF_NEWEST: Final = 0.02
-LEAST_FETCHED: Final = 0.5
+WEIGHT_OF_NEWEST: Final = 0.03
+LEAST_FETCHED: Final = 0.1
+NEARLY_ALL: Final = 0.7
 
 
 @dataclass(slots=True, eq=False)
@@ -43,12 +45,12 @@ class Promise:
 class Promises:
     """Of one model. A mark stands for a request: two of the same mark are taken for one that comes again."""
 
-    ahead: deque[Promise] = field(default_factory=deque)  # by place_at; closed ones may be among them
+    ahead: list[Promise] = field(default_factory=list)  # by place_at; closed ones may be among them
     due: deque[Promise] = field(default_factory=deque)  # the same, of those whose place is kept now
     by_mark: dict[int, deque[Promise]] = field(default_factory=dict)  # open ones
-    last_place_at: float = -math.inf
+    all_served_at: float = -math.inf  # when there were a place for the last, if all came
     fetched_share: float = 1.0
-    """Of promises whose time has come, how many were fetched. Times are closer together if it is few."""
+    """Of promises whose time has come, how many were fetched, of late. So many of the open ones count."""
     number: int = 0  # of open ones
     kept_places: int = 0  # of open ones in ``due``
 
@@ -56,7 +58,8 @@ class Promises:
         """Places that are not for newcomers."""
         self._move(now)
         ahead = min(KEPT_AHEAD, self.number - self.kept_places)
-        return min(self.kept_places + ahead, int(max_queue * KEPT_SHARE))
+        likely = math.ceil((self.kept_places + ahead) * self._likely_share)
+        return min(likely, int(max_queue * KEPT_SHARE))
 
     def fetch(self, mark: int | None, now: float) -> bool:
         """Whether a place is kept for this request now; then it is given away."""
@@ -68,11 +71,13 @@ class Promises:
         self._learn(fetched=True)
         return True
 
-    def drop(self, mark: int | None) -> None:
+    def drop(self, mark: int | None, now: float) -> None:
         """The request got in without its promise."""
         mine = self._mine(mark)
         if mine is not None:
             self._close(mine)
+            if mine.due - LEAD_S <= now:
+                self._learn(fetched=True)
 
     def give(self, mark: int | None, now: float, place_s: float) -> float:
         """Whole seconds from now, for a request that is refused: of the next place that nobody was told yet.
@@ -83,7 +88,8 @@ class Promises:
         mine = self._mine(mark)
         if mine is not None and mine.due - LEAD_S > now:
             return math.ceil(mine.due - now)  # it came too early; its place is still its own
-        at = max(now, self.last_place_at) + place_s * MARGIN * max(LEAST_FETCHED, self.fetched_share)
+        last_s = max(0.0, self.all_served_at - now) + place_s * MARGIN
+        at = now + last_s * self._likely_share
         if mine is not None:  # it came as told and there was no place: the very next one
             self._close(mine)
             self._learn(fetched=True)
@@ -91,20 +97,21 @@ class Promises:
         # Clients count in whole seconds, so that is what they are told.
         wait_s = float(max(1, math.ceil(at - now)))
         if mark is not None and self.number < MOST_PROMISES:
-            self.last_place_at = max(self.last_place_at, at)
+            self.all_served_at = now + last_s
             self._open(Promise(mark, at, now + wait_s))
         return wait_s
+
+    @property
+    def _likely_share(self) -> float:
+        """How many to reckon with: all, unless clearly fewer come. Of a long wait, a small share is much."""
+        return min(1.0, max(LEAST_FETCHED, self.fetched_share / NEARLY_ALL))
 
     def _mine(self, mark: int | None) -> Promise | None:
         promises = self.by_mark.get(mark) if mark is not None else None
         return promises[0] if promises else None
 
     def _open(self, promise: Promise) -> None:
-        later = []
-        while self.ahead and self.ahead[-1].place_at > promise.place_at:
-            later.append(self.ahead.pop())
-        self.ahead.append(promise)
-        self.ahead.extend(reversed(later))
+        insort(self.ahead, promise, key=lambda one: one.place_at)
         self.by_mark.setdefault(promise.mark, deque()).append(promise)
         self.number += 1
 
@@ -121,7 +128,7 @@ class Promises:
     def _move(self, now: float) -> None:
         """Keep places whose time has come, and no longer those that were not fetched in time."""
         while self.ahead and self.ahead[0].place_at <= now + LEAD_S:
-            promise = self.ahead.popleft()
+            promise = self.ahead.pop(0)
             self.due.append(promise)
             promise.kept = True
             self.kept_places += promise.open
