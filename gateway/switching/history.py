@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 WEIGHT_OF_NEWEST = 0.2
+WEIGHT_OF_NEWEST_SERVICE = 0.03
+"""Requests differ much in length, and a queue is as long as the mean of many of them."""
 KEPT_DURATIONS = 5
 GUESSED_LOAD_S_PER_GB = 5.0
 """Ranks models that were never loaded, before anything is measured. A client sees it only as Retry-After."""
@@ -31,13 +33,17 @@ class Recent:
 
 @dataclass(slots=True)
 class Moving:
-    """Frequent events: an exponentially weighted mean."""
+    """Frequent events: the plain mean of the first few, then an exponentially weighted one."""
 
+    weight: float = WEIGHT_OF_NEWEST
     value: float | None = None
+    count: int = 0
 
     def add(self, seconds: float) -> None:
-        seconds = max(0.0, seconds)
-        self.value = seconds if self.value is None else self.value + WEIGHT_OF_NEWEST * (seconds - self.value)
+        self.count += 1
+        before = self.value or 0.0
+        weight = max(self.weight, 1 / self.count)
+        self.value = before + weight * (max(0.0, seconds) - before)
 
 
 @dataclass(slots=True)
@@ -45,7 +51,7 @@ class History:
     load: Recent = field(default_factory=Recent)
     stop: Recent = field(default_factory=Recent)
     drain: Recent = field(default_factory=Recent)
-    service: Moving = field(default_factory=Moving)
+    service: Moving = field(default_factory=lambda: Moving(WEIGHT_OF_NEWEST_SERVICE))
     gap: Moving = field(default_factory=Moving)
     last_arrival: float | None = None
 
