@@ -159,7 +159,7 @@ def contenders(parts: Parts, source: str, folder: Path) -> Iterator[Contender]:
         yield _nginx(parts.nginx, source, folder)
     if parts.vllm_router is not None:
         yield _vllm_router(parts.vllm_router, source)
-    yield _yardstick(source)
+    yield yardstick(source)
     if parts.litellm is not None:
         # It has no TGI route. Ours for the same request stands beside it.
         yield ours("gateway, OpenAI route", source, folder, CHAT)
@@ -204,7 +204,7 @@ def _litellm(program: Path, source: str, folder: Path) -> Contender:
     return Contender("LiteLLM", command, port, CHAT, health="/health/liveliness", env=env)
 
 
-def _yardstick(source: str) -> Contender:
+def yardstick(source: str) -> Contender:
     port = free_port()
     app = "benchmarks.overhead.yardstick:app"
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "info"]

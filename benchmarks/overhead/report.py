@@ -96,10 +96,10 @@ def bottleneck(rows: list[Row]) -> str:
         return ""
     said = {name: direct.value(name) or 0 for name in direct.rounds[0]}
     return (
-        f"Without a gateway a plain request costs the source {said['source_us_per_request']:.0f} µs and the load "
-        f"client {said['load_us_per_request']:.0f} µs, a streamed token {said['source_us_per_token']:.1f} and "
-        f"{said['load_us_per_token']:.1f} µs; together they reach {said['requests_per_s']:,.0f} requests/s. They "
-        "are not what the others wait for.\n"
+        f"Without a gateway a plain request costs the source {said['source_us_per_request']:.0f} µs and the "
+        f"load client {said['load_us_per_request']:.0f} µs, a streamed token "
+        f"{said['source_us_per_token']:.1f} and {said['load_us_per_token']:.1f} µs; together they reach "
+        f"{said['requests_per_s']:,.0f} requests/s. They are not what the others wait for.\n"
     )
 
 

@@ -10,8 +10,8 @@ from benchmarks.overhead import results
 
 def machine(on: dict[str, str]) -> str:
     return (
-        f"Measured on {on['when']}: {on['processor']}, {on['cores']} cores, {on['system']}, load average at the "
-        f"end {on['load']} (1, 5, 15 minutes); Python {on['python']}, {on['libraries']}"
+        f"Measured on {on['when']}: {on['processor']}, {on['cores']} cores, {on['system']}, load average "
+        f"{on['load']} (1, 5, 15 minutes); Python {on['python']}, {on['libraries']}"
     )
 
 
@@ -49,9 +49,9 @@ def _streams(found: dict[str, Any]) -> str:
 
 `python -m benchmarks.limits` opens streams and holds them: idle ones have got their first token, then the
 engine is silent; active ones get tokens all the time. Meanwhile plain requests come at
-{found["plain_rate"]:.0f} a second, and are compared with the same before there were any streams. Then all clients
-leave at once. A stream costs the gateway two sockets; {found["descriptors_limit"]:,} file descriptors are
-allowed here.
+{found["plain_rate"]:.0f} a second, and are compared with the same before there were any streams.
+Then all clients leave at once. A stream costs the gateway two sockets;
+{found["descriptors_limit"]:,} file descriptors are allowed here.
 
 {chr(10).join(lines)}
 
@@ -109,8 +109,8 @@ def _workers(found: dict[str, Any]) -> str:
         for one in found["runs"]
     ]
     text = (
-        f"`python -m benchmarks.limits --workers {found['asked']}`: medians of {found['rounds']} rounds, workers "
-        "and engine and load client on the same cores.\n\n"
+        f"`python -m benchmarks.limits --workers {found['asked']}`: medians of {found['rounds']} rounds; "
+        "workers, engine and load client share the cores.\n\n"
     )
     return f"{title}{text}{chr(10).join(lines)}\n\n{machine(found['measured_on'])}.\n"
 
