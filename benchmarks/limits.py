@@ -63,8 +63,7 @@ def main() -> int:
         with _gateway(built, descriptors) as place:
             _requests(place, options.requests)
     else:
-        with _gateway(built, descriptors) as place:
-            results.keep("streams", _streams(place, options))
+        results.keep("streams", _streams(built, descriptors, options))
     write_page()
     return 0
 
@@ -103,21 +102,25 @@ def _gateway(built: parts.Parts, descriptors: int, **settings: str) -> Iterator[
 # ---------------------------------------------------------------- streams
 
 
-def _streams(place: Place, options: argparse.Namespace) -> dict[str, Any]:
-    most = (place.descriptors - _SPARE) // 2
+def _streams(built: parts.Parts, descriptors: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Each kind in a process of its own: what Python has once got from the system it uses again."""
+    most = (descriptors - _SPARE) // 2
     phases = [
         Phase("idle", min(options.idle, most), 0, options.held_s),
         Phase("active", min(options.active, most), options.rate, options.held_s),
     ]
-    plain = place.gateway.way.plain(20)
-    load.run(place.load, place.gateway.address, plain, workers=CONNECTIONS, count=2_000)
-    found = [_phase(place, phase, plain) for phase in phases if phase.streams]
-    return {"plain_rate": PLAIN_RATE, "descriptors_limit": place.descriptors, "phases": found}
+    found = []
+    for phase in phases:
+        if phase.streams:
+            with _gateway(built, descriptors) as place:
+                found.append(_phase(place, phase))
+    return {"plain_rate": PLAIN_RATE, "descriptors_limit": descriptors, "phases": found}
 
 
-def _phase(place: Place, phase: Phase, plain: Asked) -> dict[str, Any]:
+def _phase(place: Place, phase: Phase) -> dict[str, Any]:
     """Open the streams, look while they are held and plain requests come; then all leave: look again."""
-    address = place.gateway.address
+    address, plain = place.gateway.address, place.gateway.way.plain(20)
+    load.run(place.load, address, plain, workers=CONNECTIONS, count=2_000)
     _quiet(place.weighed, None)
     before = _weight(place.weighed)
     alone = _paced(place, plain, phase.held_s)
@@ -152,7 +155,12 @@ def _phase(place: Place, phase: Phase, plain: Asked) -> dict[str, Any]:
         "plain": beside,
     }
     _quiet(place.weighed, before)
-    return {**found, "after": _weight(place.weighed)}
+    after = _weight(place.weighed)
+    with load.running(place.load, address, _stream(phase, spread_s), window=0.5, **options) as run:
+        run.mark()
+        again = _weight(place.weighed)
+        run.kill()
+    return {**found, "after": after, "again": again}
 
 
 def _stream(phase: Phase, spread_s: float) -> Asked:
@@ -202,7 +210,8 @@ def _requests(place: Place, asked: int) -> None:
         rate = done / (time.monotonic() - begun)
         left_min = (asked - done) / rate / 60
         print(
-            f"{done:>9,} of {asked:,}: {memory[str(done)]:.2f} MiB, {rate:,.0f} a second, {left_min:.0f} min left",
+            f"{done:>9,} of {asked:,}: {memory[str(done)]:.2f} MiB, {rate:,.0f} a second, "
+            f"{left_min:.0f} min left",
             file=sys.stderr,
             flush=True,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 VLLM_ROUTER = "0.1.17"
 LITELLM = "1.80.0"  # there was an incident with a later release: read of it before you raise this
-PY_SPY = "0.4.1"
+PY_SPY = "0.4.3"
 _GO = Path(__file__).parent / "go"
 
 

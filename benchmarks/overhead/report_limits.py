@@ -27,6 +27,7 @@ _STREAM_LINES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("memory with them", lambda one: f"{one['with']['rss_mib']:.1f} MiB"),
     ("memory of one stream", lambda one: f"{one['kib_per_stream']:.1f} KiB"),
     ("memory after", lambda one: f"{one['after']['rss_mib']:.1f} MiB"),
+    ("memory with as many again", lambda one: f"{one['again']['rss_mib']:.1f} MiB"),
     ("file descriptors before", lambda one: f"{one['before']['descriptors']:,}"),
     ("file descriptors with them", lambda one: f"{one['with']['descriptors']:,}"),
     ("file descriptors after", lambda one: f"{one['after']['descriptors']:,}"),
@@ -50,7 +51,8 @@ def _streams(found: dict[str, Any]) -> str:
 `python -m benchmarks.limits` opens streams and holds them: idle ones have got their first token, then the
 engine is silent; active ones get tokens all the time. Meanwhile plain requests come at
 {found["plain_rate"]:.0f} a second, and are compared with the same before there were any streams.
-Then all clients leave at once. A stream costs the gateway two sockets;
+Then all clients leave at once, and as many come again: memory that Python got from the system it keeps and
+uses again, so the same ones must fit into it. A stream costs the gateway two sockets;
 {found["descriptors_limit"]:,} file descriptors are allowed here.
 
 {chr(10).join(lines)}
