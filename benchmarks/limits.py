@@ -126,7 +126,8 @@ def _phase(place: Place, phase: Phase) -> dict[str, Any]:
     alone = _paced(place, plain, phase.held_s)
     spread_s = phase.streams / 500
     print(f"{phase.streams} {phase.kind} streams begin", file=sys.stderr, flush=True)
-    options = {"workers": phase.streams, "count": phase.streams, "spread": spread_s, "patience": 600}
+    options: dict[str, float | bool] = {"workers": phase.streams, "count": phase.streams}
+    options |= {"spread": spread_s, "patience": 600, "steady": True}
     with load.running(
         place.load, address, _stream(phase, spread_s), window=phase.held_s + 5, **options
     ) as run:

@@ -29,7 +29,7 @@ class Effort:
     window_s: float
 
 
-QUICK = Effort(3, 0.5, 1.5, 2.0, 3.5, 2.0)
+QUICK = Effort(3, 0.5, 1.5, 3.0, 3.5, 2.0)
 FULL = Effort(5, 1.0, 3.0, 5.0, 6.0, 4.0)
 
 Round = dict[str, float]
@@ -56,12 +56,22 @@ class Row:
         return [one[figure] for one in self.rounds if figure in one]
 
     def pool(self) -> None:
-        """Where few requests of a round decide a percentile, it is that of all rounds together."""
+        """A few bad moments of the machine would decide a percentile of all requests. So it is taken of every
+        second, less that of those that went beside them, and the median of all seconds counts."""
+        each = int(OPEN_RATE)
         for name, share in (("p50", 0.5), ("p99", 0.99)):
-            through = percentile(self.latencies_ms, share)
-            self.pooled[f"latency_{name}_ms"] = through
-            if self.beside_ms:
-                self.pooled[f"added_{name}_ms"] = through - percentile(self.beside_ms, share)
+            added = [
+                percentile(through, share) - percentile(beside, share)
+                for through, beside in zip(
+                    _slices(self.latencies_ms, each), _slices(self.beside_ms, each), strict=True
+                )
+            ]
+            if added:
+                self.pooled[f"added_{name}_ms"] = median(added)
+
+
+def _slices(values: list[float], each: int) -> list[list[float]]:
+    return [values[at : at + each] for at in range(0, len(values) - each + 1, each)]
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -126,13 +136,10 @@ def _paced(bench: Bench, one: Contender, through: bool, row: Row) -> Round:
         samples=True,
         **beside,
     )
-    row.latencies_ms += said["latencies_ms"]
-    figures = {f"latency_{name}_ms": said[f"latency_{name}_ms"] for name in ("p50", "p99")}
     if through:
+        row.latencies_ms += said["latencies_ms"]
         row.beside_ms += said["beside"]["latencies_ms"]
-        for name in ("p50", "p99"):
-            figures[f"added_{name}_ms"] = figures[f"latency_{name}_ms"] - said["beside"][f"latency_{name}_ms"]
-    return figures
+    return {f"latency_{name}_ms": said[f"latency_{name}_ms"] for name in ("p50", "p99")}
 
 
 def _streamed(bench: Bench, one: Contender, weighed: Weighed | None) -> Round:

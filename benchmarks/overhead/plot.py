@@ -17,6 +17,7 @@ _PANELS: tuple[tuple[str, str, str, float], ...] = (
     ("first_p50_ms", "ms to the first token, half of all streams", "nginx proxy_pass", 2.0),
 )
 """Figure, what it is, and the goal: so many times whose."""
+_CUT = ("LiteLLM",)
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -53,11 +54,25 @@ def _bars(axes: Any, rows: list[Row], name: str, label: str) -> None:
         for row, value in zip(rows, values, strict=True)
     ]
     error = [[low for low, _ in spans], [high for _, high in spans]]
-    bars = axes.barh(
-        names, values, color=colours, xerr=error, error_kw={"ecolor": "#444444", "elinewidth": 0.8}
-    )
-    axes.bar_label(bars, fmt="%.0f" if max(values) > 100 else "%.1f", padding=3)
+    # Whoever costs many times what the others do would leave no room for them: such a bar is cut off.
+    room = 1.2 * max(value for one, value in zip(names, values, strict=True) if one not in _CUT)
+    axes.barh(names, values, color=colours, xerr=error, error_kw={"ecolor": "#444444", "elinewidth": 0.8})
+    for place, value in enumerate(values):
+        said = f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+        cut = value > room
+        where = room if cut else value + error[1][place]
+        inside = where > 0.9 * room
+        axes.annotate(
+            said,
+            (min(where, room), place),
+            xytext=(-4 if inside else 4, 0),
+            textcoords="offset points",
+            va="center",
+            ha="right" if inside else "left",
+            color="white" if cut else "black",
+            bbox=None if cut else {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+        )
+    axes.set_xlim(0, room)
     axes.set_xlabel(label)
-    axes.margins(x=0.15)
     axes.invert_yaxis() if not axes.yaxis_inverted() else None
     axes.spines[["top", "right"]].set_visible(False)

@@ -46,8 +46,9 @@ Figures are medians of the rounds, with the least and the most behind them where
   engine stream even then, all tokens at once here (that is how it knows the first token's instant and sees a
   dead engine); the others forward one body.
 * *added*: plain requests at a fixed {OPEN_RATE:.0f} a second, counted from when each was due. Halfway between
-  two of them one goes to the engine without anything between. *Added* is the percentile of all those through
-  the gateway less that of all those beside them.
+  two of them one goes to the engine without anything between. *Added* is the percentile of a second's
+  requests through the gateway less that of those beside them, and of all seconds the median: a few bad
+  moments of the machine do not decide it.
 * *per streamed token*, *lag*, *first token*: {STREAMS} streams of {RATE} tokens/s. Each comes on a new
   connection; they begin evenly over {1000 / RATE:.0f} ms, the distance of two tokens, for everybody alike. So
   the first token is that of a burst. Lag is from the engine's write to the client's read. Processor time

@@ -28,6 +28,7 @@ var (
 	tokensSeen atomic.Int64
 	waiting    atomic.Int64
 	deadline   time.Duration
+	steady     bool
 )
 
 func request(address, path, body string) []byte {
@@ -87,6 +88,7 @@ func main() {
 	flag.Float64Var(&o.spread, "spread", 0, "begin the workers over this many seconds")
 	flag.Float64Var(&o.window, "window", 0, "streams: mark when all have begun, and this many seconds later")
 	patience := flag.Float64("patience", 60, "seconds that an answer may take in all")
+	flag.BoolVar(&steady, "steady", false, "the lag counts once all workers have begun")
 	samples := flag.Bool("samples", false, "give every latency, too")
 	besideAddress := flag.String("beside-address", "", "open loop: ask this one as well, always halfway between")
 	besidePath := flag.String("beside-path", "/generate", "")

@@ -60,9 +60,21 @@ func report(all []*worker, took time.Duration, samples bool) *result {
 	out.LagP50, out.LagP99 = percentile(lags, 0.5), percentile(lags, 0.99)
 	out.FirstP50, out.FirstP99 = percentile(firsts, 0.5), percentile(firsts, 0.99)
 	if samples {
-		for _, one := range latencies {
-			out.Latencies = append(out.Latencies, ms(one))
-		}
+		out.Latencies = inOrder(all)
 	}
 	return out
+}
+
+// inOrder gives the latencies of an open loop in the order in which its requests were due: workers take turns.
+func inOrder(all []*worker) []float64 {
+	var found []float64
+	for turn, more := 0, true; more; turn++ {
+		more = false
+		for _, w := range all {
+			if turn < len(w.latencies) {
+				found, more = append(found, ms(w.latencies[turn])), true
+			}
+		}
+	}
+	return found
 }

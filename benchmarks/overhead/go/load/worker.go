@@ -149,7 +149,9 @@ func (w *worker) stamps(data []byte, now, since time.Time, first *bool) int {
 		if stamp, err := strconv.ParseInt(string(rest[at+1:at+1+end]), 10, 64); err == nil {
 			w.tokens++
 			tokensSeen.Add(1)
-			w.lags = append(w.lags, time.Duration(now.UnixNano()-stamp))
+			if !steady || waiting.Load() <= 0 {
+				w.lags = append(w.lags, time.Duration(now.UnixNano()-stamp))
+			}
 			if *first {
 				*first = false
 				w.firsts = append(w.firsts, now.Sub(since))
