@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from benchmarks.overhead.parts import Parts
 from benchmarks.overhead.processes import free_port
@@ -16,6 +17,10 @@ _REGISTRY = """models:
     family: qwen2
     url: {source}
     limits: {{max_concurrent: 8192, max_queue: 8192}}
+"""
+_LITELLM = """model_list:
+  - model_name: bench
+    litellm_params: {{model: openai/bench, api_base: "{source}/v1", api_key: none}}
 """
 _NGINX = """worker_processes 1;
 daemon off;
@@ -59,7 +64,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A program that stands between client and source; ``command`` starts it."""
+    """A program that stands between client and source; ``command`` starts it. Without one it runs already."""
 
     name: str
     command: list[str]
@@ -67,6 +72,11 @@ class Contender:
     way: Way
     health: str = "/health"
     env: Mapping[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
 
 
 def _json(**body: object) -> str:
@@ -109,19 +119,54 @@ ROUTER = Way(
 )
 
 
+CHAT = Way(
+    lambda tokens: Asked(
+        "/v1/chat/completions",
+        _json(model="bench", messages=[{"role": "user", "content": _wish(tokens, 0)}], max_tokens=tokens),
+    ),
+    lambda tokens, rate: Asked(
+        "/v1/chat/completions",
+        _json(
+            model="bench",
+            messages=[{"role": "user", "content": _wish(tokens, rate)}],
+            max_tokens=tokens,
+            stream=True,
+        ),
+    ),
+)
+WAYS: Mapping[str, Way] = {"tgi": TGI, "native": NATIVE, "chat": CHAT, "router": ROUTER}
+"""The routes that the source or the gateway knows, by what ``--also`` calls them."""
+
+
+def also(text: str) -> Contender:
+    """``NAME=http://HOST:PORT`` or ``NAME=ROUTE+http://HOST:PORT``. Raises ValueError otherwise."""
+    name, found, url = text.partition("=")
+    route, plus, rest = url.partition("+")
+    parsed = urlsplit(rest if plus else url)
+    way = WAYS.get(route if plus else "tgi")
+    if not (found and name and way and parsed.scheme == "http" and parsed.hostname and parsed.port):
+        routes = ", ".join(WAYS)
+        raise ValueError(f"{text!r} is not NAME=ROUTE+http://HOST:PORT, with one of these routes: {routes}")
+    return Contender(name, [], parsed.port, way, host=parsed.hostname)
+
+
 def contenders(parts: Parts, source: str, folder: Path) -> Iterator[Contender]:
     """Ours first. ``source`` is the address of the token source, ``folder`` takes configurations and logs."""
-    yield _ours("gateway, TGI route", source, folder, TGI)
-    yield _ours("gateway, native route", source, folder, NATIVE)
-    yield _ours("gateway over plain httpx", source, folder, TGI, GATEWAY_TRANSPORT="httpx")
+    yield ours("gateway, TGI route", source, folder, TGI)
+    yield ours("gateway, native route", source, folder, NATIVE)
+    yield ours("gateway over plain httpx", source, folder, TGI, GATEWAY_TRANSPORT="httpx")
     if parts.nginx is not None:
         yield _nginx(parts.nginx, source, folder)
     if parts.vllm_router is not None:
         yield _vllm_router(parts.vllm_router, source)
-    yield _yardstick(source)
+    yield yardstick(source)
+    if parts.litellm is not None:
+        # It has no TGI route. Ours for the same request stands beside it.
+        yield ours("gateway, OpenAI route", source, folder, CHAT)
+        yield _litellm(parts.litellm, source, folder)
 
 
-def _ours(name: str, source: str, folder: Path, way: Way, **settings: str) -> Contender:
+def ours(name: str, source: str, folder: Path, way: Way, **settings: str) -> Contender:
     port = free_port()
     registry = folder / f"models-{port}.yaml"
     registry.write_text(_REGISTRY.format(source=source), encoding="utf-8")
@@ -150,7 +195,16 @@ def _vllm_router(program: Path, source: str) -> Contender:
     return Contender("vllm-router", command, port, ROUTER)
 
 
-def _yardstick(source: str) -> Contender:
+def _litellm(program: Path, source: str, folder: Path) -> Contender:
+    port = free_port()
+    config = folder / "litellm.yaml"
+    config.write_text(_LITELLM.format(source=source), encoding="utf-8")
+    command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
+    return Contender("LiteLLM", command, port, CHAT, health="/health/liveliness", env=env)
+
+
+def yardstick(source: str) -> Contender:
     port = free_port()
     app = "benchmarks.overhead.yardstick:app"
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "info"]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VLLM_ROUTER = "0.1.17"
+LITELLM = "1.80.0"  # there was an incident with a later release: read of it before you raise this
+PY_SPY = "0.4.3"
 _GO = Path(__file__).parent / "go"
 
 
@@ -22,16 +24,30 @@ class Parts:
     load: Path
     nginx: str | None
     vllm_router: Path | None
+    litellm: Path | None = None
 
 
-def prepare() -> Parts:
+def go_parts() -> Parts:
+    """The source and the load client alone."""
+    built = _built(_cache())
+    return Parts(built / "source", built / "load", None, None)
+
+
+def prepare(*, litellm: bool = False) -> Parts:
     """Raises RuntimeError when what measures cannot be built; says which contender is left out, and why."""
     folder = _cache()
     built = _built(folder)
     nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
     if nginx is None:
         print("nginx is left out: it is not installed (apt-get install nginx-light)")
-    return Parts(built / "source", built / "load", nginx, _vllm_router(folder))
+    router = _installed(folder, "vllm-router", VLLM_ROUTER)
+    other = _installed(folder, "litellm", LITELLM, extra="[proxy]") if litellm else None
+    return Parts(built / "source", built / "load", nginx, router, other)
+
+
+def py_spy() -> Path | None:
+    """The sampling profiler; None, and a word why, when it cannot be had."""
+    return _installed(_cache(), "py-spy", PY_SPY)
 
 
 def _cache() -> Path:
@@ -56,16 +72,16 @@ def _built(folder: Path) -> Path:
     return target
 
 
-def _vllm_router(folder: Path) -> Path | None:
+def _installed(folder: Path, name: str, version: str, extra: str = "") -> Path | None:
     """In an environment of its own: the gateway's must not change for a measurement."""
-    place = folder / f"vllm-router-{VLLM_ROUTER}"
-    program = place / "bin" / "vllm-router"
+    place = folder / f"{name}-{version}"
+    program = place / "bin" / name
     if not program.exists():
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        wanted = f"vllm-router=={VLLM_ROUTER}"
+        wanted = f"{name}{extra}=={version}"
         if subprocess.run([place / "bin" / "pip", "-q", "install", wanted], check=False).returncode:
             shutil.rmtree(place)
-            print(f"vllm-router is left out: {wanted} cannot be installed here")
+            print(f"{name} is left out: {wanted} cannot be installed here")
             return None
     return program

@@ -10,9 +10,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _START_S = 60.0
@@ -29,7 +31,7 @@ def free_port() -> int:
 class Weighed:
     """A process and all its descendants."""
 
-    process: subprocess.Popen[bytes]
+    pid: int
 
     def cpu_s(self) -> float:
         """Processor time so far, user and system, of children that ended as well. Resolution: 10 ms."""
@@ -39,8 +41,22 @@ class Weighed:
         """Resident memory now; pages that processes share count for each of them."""
         return sum(map(_rss_bytes, self._tree()))
 
+    def sockets(self) -> int:
+        """Open file descriptors that are sockets."""
+        return sum(self._descriptors("socket:"))
+
+    def descriptors(self) -> int:
+        """All open file descriptors."""
+        return sum(self._descriptors(""))
+
+    def _descriptors(self, kind: str) -> Iterator[bool]:
+        for pid in self._tree():
+            for name in _listed(Path(f"/proc/{pid}/fd")):
+                with suppress(OSError):  # closed since
+                    yield str(Path(f"/proc/{pid}/fd/{name}").readlink()).startswith(kind)
+
     def _tree(self) -> list[int]:
-        found = [self.process.pid]
+        found = [self.pid]
         for pid in found:
             for task in _listed(Path(f"/proc/{pid}/task")):
                 found += map(int, _read(Path(f"/proc/{pid}/task/{task}/children")).split())
@@ -72,6 +88,19 @@ def _rss_bytes(pid: int) -> int:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 
 
+def listening(host: str, port: int) -> Weighed | None:
+    """Whoever listens there, if that is a process of this machine that we may look at."""
+    if host not in ("127.0.0.1", "localhost"):
+        return None
+    try:
+        for one in psutil.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
+                return Weighed(one.pid)
+    except psutil.AccessDenied:
+        pass
+    return None
+
+
 @contextmanager
 def started(
     command: list[str], url: str, log: Path, env: Mapping[str, str] | None = None
@@ -83,7 +112,7 @@ def started(
         )
     try:
         _await(process, url, log)
-        yield Weighed(process)
+        yield Weighed(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

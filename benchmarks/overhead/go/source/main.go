@@ -2,7 +2,7 @@
 // measured. Every token carries the instant at which it was written.
 //
 // A request says in its own text what it wants: "tokens=20 rate=50" anywhere in the body. Without a rate all is
-// sent at once, as fast as it goes.
+// sent at once, as fast as it goes. With "pause=60" nothing comes for so many seconds behind the first token.
 package main
 
 import (
@@ -51,20 +51,57 @@ func last(to []byte, index int) []byte {
 		`"generated_tokens":%d,"seed":null,"input_length":12}}`+"\n\n", text, index)
 }
 
+// The same in OpenAI's form, for programs that know no other.
+func chatToken(to []byte, ends bool) []byte {
+	reason := "null"
+	if ends {
+		reason = `"length"`
+	}
+	to = append(to, `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"source",`+
+		`"choices":[{"index":0,"delta":{"role":"assistant","content":" @`...)
+	to = strconv.AppendInt(to, time.Now().UnixNano(), 10)
+	to = fmt.Appendf(to, `@"},"finish_reason":%s}]}`+"\n\n", reason)
+	if ends {
+		to = append(to, "data: [DONE]\n\n"...)
+	}
+	return to
+}
+
+func chatWhole(w http.ResponseWriter, tokens int) {
+	w.Header().Set("content-type", "application/json")
+	fmt.Fprintf(w, `{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"source","choices":[{"index":0,`+
+		`"message":{"role":"assistant","content":"%s"},"finish_reason":"length"}],`+
+		`"usage":{"prompt_tokens":12,"completion_tokens":%d,"total_tokens":%d}}`, text, tokens, tokens+12)
+}
+
 func whole(w http.ResponseWriter, tokens int) {
 	w.Header().Set("content-type", "application/json")
 	fmt.Fprintf(w, `{"generated_text":"%s","details":{"finish_reason":"length","generated_tokens":%d,"seed":null}}`,
 		text, tokens)
 }
 
-func stream(w http.ResponseWriter, r *http.Request, tokens, rate int) {
+// wished is what a request asks for.
+type wished struct {
+	tokens, rate, pause int
+	chat                bool
+}
+
+func stream(w http.ResponseWriter, r *http.Request, wish wished) {
+	tokens, rate := wish.tokens, wish.rate
 	w.Header().Set("content-type", "text/event-stream")
 	flusher := w.(http.Flusher)
 	buffer := make([]byte, 0, 512)
 	next := time.Now()
 	for index := 1; index <= tokens; index++ {
 		if rate > 0 {
-			if index > 1 {
+			if index == 2 && wish.pause > 0 {
+				next = time.Now().Add(time.Duration(wish.pause) * time.Second)
+				select {
+				case <-r.Context().Done():
+					return
+				case <-time.After(time.Until(next)):
+				}
+			} else if index > 1 {
 				next = next.Add(time.Second / time.Duration(rate))
 				time.Sleep(time.Until(next))
 			}
@@ -72,7 +109,9 @@ func stream(w http.ResponseWriter, r *http.Request, tokens, rate int) {
 				return
 			}
 		}
-		if index == tokens {
+		if wish.chat {
+			buffer = chatToken(buffer[:0], index == tokens)
+		} else if index == tokens {
 			buffer = last(buffer[:0], index)
 		} else {
 			buffer = token(buffer[:0], index)
@@ -91,13 +130,16 @@ func answer(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	tokens, rate := number(body, "tokens", 20), number(body, "rate", 0)
+	wish := wished{number(body, "tokens", 20), number(body, "rate", 0), number(body, "pause", 0), false}
+	wish.chat = r.URL.Path == "/v1/chat/completions"
 	// vllm-router has one route for both and says in the body which is meant.
 	streams := r.URL.Path == "/generate_stream" || bytes.Contains(body, []byte(`"stream":true`))
-	if streams {
-		stream(w, r, tokens, rate)
+	if streams || bytes.Contains(body, []byte(`"stream": true`)) {
+		stream(w, r, wish)
+	} else if wish.chat {
+		chatWhole(w, wish.tokens)
 	} else {
-		whole(w, tokens)
+		whole(w, wish.tokens)
 	}
 }
 
@@ -117,6 +159,7 @@ func main() {
 	}
 	http.HandleFunc("/generate", answer)
 	http.HandleFunc("/generate_stream", answer)
+	http.HandleFunc("/v1/chat/completions", answer)
 	http.HandleFunc("/info", fixed(`{"model_id":"source","max_total_tokens":1000000}`))
 	http.HandleFunc("/v1/models", fixed(`{"object":"list","data":[{"id":"source","object":"model"}]}`))
 	http.HandleFunc("/", fixed(`{}`))
