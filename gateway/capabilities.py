@@ -22,6 +22,10 @@ _WHAT: Final[Mapping[str, str]] = {
 }
 
 
+_ASKING: Final = frozenset({"grammar", "seed", "top_n_tokens"})
+"""Parameters that not every engine has."""
+
+
 class Wanting(Protocol):
     """What a request is, as far as it matters here."""
 
@@ -55,6 +59,8 @@ def wanted_by(request: Wanting) -> dict[str, str]:
 
 def check(spec: ModelSpec, request: Wanting, able: Callable[[], Mapping[str, bool | None]]) -> None:
     """Raise NotSupported for the first thing that ``request`` wants and the model is not ``able`` to do."""
+    if request.conversation is None and not request.logprobs and not _ASKING & request.parameters.keys():
+        return
     wanted = wanted_by(request)
     refused = next((name for name in wanted if able()[name] is False), None)
     if refused is not None:

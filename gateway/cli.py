@@ -234,7 +234,7 @@ def _settle() -> None:
     """What is there now stays for good: the collector need not look at it with every few hundred requests."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -146,6 +146,11 @@ class ModelSpec(Record):
     pinned: bool = Field(False, description="never give its place to another model")
     priority: int = Field(0, description="higher is served first among those who wait")
     idle_timeout_s: Seconds | None = Field(None, description="stop it after this long without a request")
+
+    @cached_property
+    def own_parameters(self) -> dict[str, Any]:
+        """Those of ``parameters`` that are set. Not to be changed."""
+        return self.parameters.model_dump(exclude_none=True)
 
     @property
     def managed(self) -> bool:

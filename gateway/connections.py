@@ -63,6 +63,7 @@ class Connection(HttpToolsProtocol):
         self._passage: Passage | None = None
         self._taken: tuple[dict[str, Any], bytes, bytes] = ({}, b"", b"")  # its scope, path and body
         self._chunk_bytes = 0
+        self._answering: RequestResponseCycle | None = None  # on the ordinary way
         self._receiving: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._in_head = False  # a part of one is there
@@ -83,8 +84,16 @@ class Connection(HttpToolsProtocol):
         passage, self._passage = self._passage, None
         if passage is not None:
             passage.left()
+        if self._answering is not None and not self._answering.response_complete:
+            # uvicorn tells only the last of several requests that were sent in a row.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         self.resume_writing()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -54,6 +54,10 @@ class Line:
         """Everything that can be refused without an engine. Raises InvalidRequest and ModelNotFound."""
         spec = request.who.spec if request.who is not None else self.spec(request.model)
         current().about(spec.id)
+        return self.prepare_for(spec, request)
+
+    def prepare_for(self, spec: ModelSpec, request: GenerationRequest) -> Prepared:
+        """The same for a model that is known. Leaves no trail."""
         capabilities.check(spec, request, lambda: self.capabilities(spec))
         return prepare(request, spec, self._scenarios)
 

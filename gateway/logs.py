@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from typing import Any
+import time
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic_core import to_json
 
@@ -55,6 +59,12 @@ class TextLines(logging.Formatter):
         """Further lines, such as a traceback's, are indented: none can pass for an event of its own."""
         return "\n    ".join(_escaped(line) for line in super().format(record).split("\n"))
 
+    def line(self, seconds: int, name: str, message: str, fields: Mapping[str, object]) -> str:
+        """What ``format`` makes of a record of level INFO, without one."""
+        told = " ".join([f"{key}={value}" for key, value in fields.items()])
+        when = time.strftime("%H:%M:%S", time.localtime(seconds))
+        return _escaped(f"{when} INFO    {name} {message}  {told}")
+
 
 class JsonLines(logging.Formatter):
     """One JSON object a line, with the fields of the event at its top level."""
@@ -70,3 +80,61 @@ class JsonLines(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         # The second time for its values: no field takes the place of what every line has.
         return to_json({**line, **_fields(record), **line}, fallback=str).decode()
+
+    def line(self, seconds: int, name: str, message: str, fields: Mapping[str, object]) -> str:
+        """What ``format`` makes of a record of level INFO, without one."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+        always = {"time": when, "level": "info", "logger": name, "message": message}
+        return to_json({**always, **fields, **always}, fallback=str).decode()
+
+
+class AccessLog:
+    """A line for each request, with its fields.
+
+    Where lines go out in our own styles, they are made without records, and those of one turn of the event
+    loop are written at once: there are as many as requests. Elsewhere ``logging`` gets them.
+    """
+
+    def __init__(self, name: str = "gateway.access") -> None:
+        self._name: Final = name
+        self._logger = logging.getLogger(name)
+        self._lines: list[str] = []
+
+    def write(self, message: str, fields: Mapping[str, object]) -> None:
+        """Log ``message`` at level INFO. To be called within the event loop."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return
+        ours = self._ours()
+        if ours is None:
+            self._logger.info(message, extra=dict(fields))
+            return
+        _, style = ours
+        self._lines.append(style.line(int(time.time()), self._name, message, fields))
+        if len(self._lines) == 1:
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is there."""
+        lines, self._lines = self._lines, []
+        ours = self._ours()
+        if not lines or ours is None:
+            return
+        handler, _ = ours
+        try:
+            with handler.lock or contextlib.nullcontext():
+                handler.stream.write("\n".join(lines) + "\n")
+                handler.flush()
+        except Exception:  # as logging has it: what cannot be logged is no reason to stop
+            handler.handleError(self._logger.makeRecord(self._name, logging.INFO, "", 0, lines[0], (), None))
+
+    def _ours(self) -> tuple[logging.StreamHandler[Any], TextLines | JsonLines] | None:
+        """The only handler there is, if it has one of our styles."""
+        root, own = self._logger.parent, self._logger
+        handlers = root.handlers if root is not None else []
+        if own.handlers or own.filters or not own.propagate or len(handlers) != 1:
+            return None
+        handler = handlers[0]
+        style = handler.formatter
+        if isinstance(handler, logging.StreamHandler) and isinstance(style, TextLines | JsonLines):
+            return handler, style
+        return None

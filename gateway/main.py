@@ -38,6 +38,7 @@ from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.fastpath.entry import FastPath
 from gateway.fleet import Fleet, Outward
 from gateway.generation import Generations
+from gateway.logs import AccessLog
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, scenario_from
@@ -59,6 +60,7 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
     token = _supervisor_token(settings)
     metrics = Metrics(keep_values=settings.statsd_host is not None)
     tracing = tracing_for(settings, metrics)
+    access_log = AccessLog()
     machine = (
         None if keys.asked_for or settings.allow_anonymous else ThisMachine(settings.host, settings.web_pages)
     )
@@ -73,7 +75,7 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
             services = await _services(settings, registry, metrics, Outward(http, token, look_up), stack)
             app.state.services = services
             if isinstance(http, EngineHttp) and tracing is None:
-                fast = FastPath(services, http, _pushing(http), keys, machine, _envelope_of)
+                fast = FastPath(services, http, _pushing(http), keys, machine, _envelope_of, access_log)
                 stack.callback(lambda: fast.end(shutting_down()))
                 app.state.fast_path = fast
             yield
@@ -90,7 +92,7 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
     app.locked = keys.asked_for
 
     def around(inner: ASGIApp) -> ASGIApp:
-        guarded = RequestContext(RequireKey(inner, keys, machine), metrics, _envelope_of, tracing)
+        guarded = RequestContext(RequireKey(inner, keys, machine), metrics, _envelope_of, tracing, access_log)
         # A browser asks before it sends a key, so this comes first; without origins it is not there.
         return _open_to_pages(guarded, settings.web_pages) if settings.web_pages else guarded
 

@@ -102,18 +102,20 @@ class ModelManager:
             raise ticket.refusal
         return ticket
 
-    def place(self, model: str) -> Ticket | None:
+    def place(self, model: str, mark: int) -> Ticket | None:
         """A place in the engine now; None where a request has to wait for one, or is refused."""
-        if self._winding_down or not self._scheduler.admits(model):
+        number = next(self._ids)
+        if self._winding_down or not self._scheduler.admit_at_once(number, model, mark, self.now()):
             return None
-        ticket = Ticket(self, self._entries[model], next(self._ids))
-        self._tickets[ticket.id] = ticket
-        self._dispatch(Arrived(ticket.id, model, deadline=None))
+        ticket = self._tickets[number] = Ticket(self, self._entries[model], number)
+        ticket.grant()
         return ticket
 
     def closed(self, ticket_id: int, *, granted: bool) -> None:
         """A request ended, or its client left."""
         self._tickets.pop(ticket_id, None)
+        if granted and self._scheduler.ended_quietly(ticket_id, self.now()):
+            return
         self._dispatch(Finished(ticket_id) if granted else Left(ticket_id))
 
     def outlook(self, ticket_id: int) -> Outlook:

@@ -90,6 +90,8 @@ def combine(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        if not layer:
+            continue
         present = {name: value for name, value in layer.items() if value is not None}
         if present.get("do_sample") is False:
             for name in _SAMPLING:

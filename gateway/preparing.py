@@ -68,10 +68,10 @@ def prepare(request: GenerationRequest, spec: ModelSpec, scenarios: ScenarioBook
     scenario = scenarios.get(request.scenario)
     if request.conversation is not None:
         return _chat(request, request.conversation, spec, scenarios)
-    own = spec.parameters.model_dump(exclude_none=True)
     # The operator's word for this very model counts for more than a default that is meant for all.
-    merged = rules.combine(scenario.parameters, own, request.parameters)
-    merged = {name: value for name, value in merged.items() if name not in request.without}
+    merged = rules.combine(scenario.parameters, spec.own_parameters, request.parameters)
+    for name in request.without:
+        merged.pop(name, None)
     rules.check_together(merged, stream=request.stream)
     if request.messages is None and scenario.is_raw:
         return Prepared(spec, Prompt(request.inputs or ""), merged)

@@ -174,7 +174,8 @@ class ReplicaSet:
     def enter(self, now: float) -> Visit:
         """A place for a request. There is always one: when all are bad, it is at the least bad."""
         self.budget.asked()
-        return self._visit(self._chosen(self.current, now), now)
+        among = self.all if len(self.all) == 1 else self.current
+        return self._visit(self._chosen(among, now), now)
 
     def enter_another(self, now: float, been: Collection[str]) -> Visit | None:
         """A place for a second try, at a good replica where the request has not been; None without one."""

@@ -130,9 +130,25 @@ class Scheduler:
             self._arm(always=isinstance(event, Tick))
         return self._life.actions
 
-    def admits(self, model: str) -> bool:
-        """Whether a request that arrived now would be granted at once."""
-        return self._models[model].can_admit()
+    # The two events that nearly all requests consist of, where they concern nobody else.
+
+    def admit_at_once(self, request_id: int, model: str, mark: int, now: float) -> bool:
+        """Let a request in that would be granted as it arrives. False, and nothing has changed, otherwise."""
+        record = self._models[model]
+        if not record.can_admit():
+            return False
+        record.let_in(request_id, mark, now, self._requests)
+        return True
+
+    def ended_quietly(self, request_id: int, now: float) -> bool:
+        """Note the end of a request after which nothing is to be decided. False, and nothing has changed,
+        otherwise."""
+        request = self._requests.get(request_id)
+        if request is None or not request.model.ends_quietly(self._device(request.model)):
+            return False
+        del self._requests[request_id]
+        request.model.let_go(request, now)
+        return True
 
     def outlook(self, request_id: int, now: float) -> Outlook:
         """Raises KeyError for a request that is neither waiting nor running."""

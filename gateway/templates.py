@@ -81,7 +81,7 @@ def render(
     args = dict(template_args or {})
     _check(family, messages, args, continue_final_message)
     if not allow_special_tokens:
-        messages = [replace(m, content=neutralised(family, m.content)[0]) for m in messages]
+        messages = [Message(m.role, neutralised(family, m.content)[0]) for m in messages]
         args = {name: neutralised(family, value)[0] for name, value in args.items()}
     text = family.turns(messages, args)
     if continue_final_message:

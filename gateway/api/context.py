@@ -22,12 +22,13 @@ from gateway.api import shapes
 from gateway.api.labels import GENERATIONS, NO_ROUTE, route_label
 from gateway.api.streams import ClientLeft, shutting_down
 from gateway.errors import GatewayError, InternalError, MethodNotAllowed, RequestTimeout
+from gateway.logs import AccessLog
 from gateway.metrics import Metrics
 from gateway.tickets import Begun
 from gateway.tracing import Tracing
 from gateway.trail import Trail, begin
 
-logger = logging.getLogger("gateway.access")
+logger = logging.getLogger("gateway.api")
 
 PATIENCE_S = 120.0
 """The longest Retry-After that OpenAI's clients keep to: told a longer one, they would come back early."""
@@ -129,8 +130,10 @@ class RequestContext:
         metrics: Metrics,
         envelope_of: Callable[[str], Envelope],
         tracing: Tracing | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         self._app = app
+        self._access_log = access_log or AccessLog()
         self._tracing = tracing
         self._metrics = metrics
         self._envelope_of = envelope_of
@@ -152,7 +155,7 @@ class RequestContext:
             self._record(exchange, trail, route_label(scope["method"], route))
             if self._tracing is not None and span is not None:
                 self._tracing.end(span, trail, route_label(scope["method"], route), exchange.status)
-            exchange.log(route)
+            self._access_log.write(*exchange.told(route))
 
     def _record(self, exchange: _Exchange, trail: Trail, route: str) -> None:
         metrics, model, arm = self._metrics, trail.model, trail.arm
@@ -222,22 +225,18 @@ class _Exchange:
             message = {**message, "headers": headers}
         await self._send(message)
 
-    def log(self, route: str) -> None:
-        state = self._scope["state"]
-        logger.info(
-            "%s %s %s",
-            self._scope["method"],
-            # Not the decoded path: it may hold line ends.
-            self._scope["raw_path"].decode("ascii", "replace"),
-            self.outcome,
-            extra={
-                "request_id": self.request_id,
-                "route": route,
-                "status": self.outcome,
-                "ms": round(1000 * self.lasted_s, 1),
-                **state.get("log", {}),
-            },
-        )
+    def told(self, route: str) -> tuple[str, dict[str, object]]:
+        """For the log: a sentence, and fields."""
+        # Not the decoded path: it may hold line ends.
+        path = self._scope["raw_path"].decode("ascii", "replace")
+        fields = {
+            "request_id": self.request_id,
+            "route": route,
+            "status": self.outcome,
+            "ms": round(1000 * self.lasted_s, 1),
+            **self._scope["state"].get("log", {}),
+        }
+        return f"{self._scope['method']} {path} {self.outcome}", fields
 
 
 def incoming_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

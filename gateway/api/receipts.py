@@ -35,11 +35,20 @@ DOING: Mapping[Phase, str] = {
 
 def receipt_body(receipt: Receipt) -> dict[str, float]:
     """The receipt as JSON."""
-    return {name: getattr(receipt, name) for name in ReceiptBody.model_fields}
+    return {
+        "queue_ms": receipt.queue_ms,
+        "load_ms": receipt.load_ms,
+        "prefill_ms": receipt.prefill_ms,
+        "decode_ms": receipt.decode_ms,
+        "gateway_ms": receipt.gateway_ms,
+        "total_ms": receipt.total_ms,
+    }
 
 
 def origin_body(origin: Origin) -> dict[str, str]:
     """How it came about that this model answers, as JSON; nothing when it was asked for by name."""
+    if origin is DIRECT:
+        return {}
     fields = {
         "alias": origin.alias,
         "arm": None if origin.arm == NO_ARM else origin.arm,
@@ -51,16 +60,24 @@ def origin_body(origin: Origin) -> dict[str, str]:
 
 def origin_headers(model_id: str, origin: Origin) -> dict[str, str]:
     """The same as response headers, with the model: all that a stream knows when it opens."""
-    parts = {} if origin is DIRECT else origin_body(origin)
+    if origin is DIRECT:
+        return {"x-gateway-model": model_id}
+    parts = origin_body(origin)
     headers = {f"x-gateway-{name.replace('_', '-')}": value for name, value in parts.items()}
     return {"x-gateway-model": model_id, **headers}
 
 
 def receipt_headers(answer: Answer) -> dict[str, str]:
     """The receipt as response headers: ``x-gateway-queue-ms`` and so on, and who answered."""
-    parts = receipt_body(answer.receipt).items()
-    headers = {f"x-gateway-{name.replace('_', '-')}": str(value) for name, value in parts}
-    return origin_headers(answer.model_id, answer.origin) | headers
+    receipt = answer.receipt
+    headers = origin_headers(answer.model_id, answer.origin)
+    headers["x-gateway-queue-ms"] = str(receipt.queue_ms)
+    headers["x-gateway-load-ms"] = str(receipt.load_ms)
+    headers["x-gateway-prefill-ms"] = str(receipt.prefill_ms)
+    headers["x-gateway-decode-ms"] = str(receipt.decode_ms)
+    headers["x-gateway-gateway-ms"] = str(receipt.gateway_ms)
+    headers["x-gateway-total-ms"] = str(receipt.total_ms)
+    return headers
 
 
 def waiting_comment(waiting: Waiting) -> bytes:

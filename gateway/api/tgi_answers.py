@@ -100,8 +100,26 @@ def _top(token: Token) -> list[dict[str, Any]] | None:
 
 
 def answer_headers(body: TgiBody, answer: Answer) -> dict[str, str]:
-    """Of a whole answer."""
-    return {**_compute_headers(body), **_time_headers(answer), **receipt_headers(answer)}
+    """Of a whole answer: TGI's names for the receipt, and ours.
+
+    TGI has seconds in ``x-compute-time``, and whole milliseconds in the others.
+    """
+    receipt, prompt_tokens = answer.receipt, answer.prompt_tokens
+    inference_ms = receipt.prefill_ms + receipt.decode_ms
+    headers = {
+        "x-compute-type": "gateway",
+        "x-compute-characters": str(len(body.inputs)),
+        "x-compute-time": str(receipt.total_ms / 1000),
+        "x-total-time": str(int(receipt.total_ms)),
+        "x-validation-time": str(int(receipt.gateway_ms)),
+        "x-queue-time": str(int(receipt.queue_ms + receipt.load_ms)),
+        "x-inference-time": str(int(inference_ms)),
+        "x-time-per-token": str(int(inference_ms / max(1, answer.completion_tokens))),
+        "x-generated-tokens": str(answer.completion_tokens),
+    }
+    if prompt_tokens is not None:
+        headers["x-prompt-tokens"] = str(prompt_tokens)
+    return headers | receipt_headers(answer)
 
 
 def stream_headers(body: TgiBody, model_id: str, origin: Origin) -> dict[str, str]:
@@ -112,21 +130,3 @@ def stream_headers(body: TgiBody, model_id: str, origin: Origin) -> dict[str, st
 
 def _compute_headers(body: TgiBody) -> dict[str, str]:
     return {"x-compute-type": "gateway", "x-compute-characters": str(len(body.inputs))}
-
-
-def _time_headers(answer: Answer) -> dict[str, str]:
-    """TGI's names for the receipt: seconds for ``x-compute-time``, whole milliseconds for the others."""
-    receipt = answer.receipt
-    inference_ms = receipt.prefill_ms + receipt.decode_ms
-    times = {
-        "total": receipt.total_ms,
-        "validation": receipt.gateway_ms,
-        "queue": receipt.queue_ms + receipt.load_ms,
-        "inference": inference_ms,
-    }
-    headers = {"x-compute-time": str(receipt.total_ms / 1000)}
-    headers |= {f"x-{name}-time": str(int(value)) for name, value in times.items()}
-    headers["x-time-per-token"] = str(int(inference_ms / max(1, answer.completion_tokens)))
-    if answer.prompt_tokens is not None:
-        headers["x-prompt-tokens"] = str(answer.prompt_tokens)
-    return {**headers, "x-generated-tokens": str(answer.completion_tokens)}

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-
 from gateway.api.labels import route_label
 from gateway.journey import FigureBook
 from gateway.metrics import Metrics
 from gateway.trail import NONE
-
-_access = logging.getLogger("gateway.access")
 
 
 class Accounts:
@@ -72,19 +67,3 @@ class Accounts:
     def left(self, where: str) -> None:
         """Its client did not wait for the end."""
         self._metrics.count("gateway_cancelled_total", model=self._model, where=where)
-
-
-def log(path: str, status: str, lasted_s: float, request_id: str, fields: Mapping[str, object]) -> None:
-    """The access log's line."""
-    _access.info(
-        "POST %s %s",
-        path,
-        status,
-        extra={
-            "request_id": request_id,
-            "route": path,
-            "status": status,
-            "ms": round(1000 * lasted_s, 1),
-            **fields,
-        },
-    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from random import Random
 from time import perf_counter
 from typing import Final, Protocol
 
 from gateway import parameters as rules
 from gateway.api.bodies import check_content_type
-from gateway.api.context import Envelope, incoming_id, new_request_id, trace_headers
+from gateway.api.context import Envelope, incoming_id, trace_headers
 from gateway.api.services import Services
 from gateway.auth import Keys, ThisMachine
 from gateway.config import ModelSpec
@@ -17,6 +18,7 @@ from gateway.errors import GatewayError
 from gateway.fastpath import accounts
 from gateway.fastpath.passage import Client, Passage
 from gateway.fastpath.wishes import ROUTES, Head, Wish
+from gateway.logs import AccessLog
 from gateway.preparing import GenerationRequest, Prepared
 from gateway.schemas import Clocks, Prompt
 from gateway.upstream.push import Pushed
@@ -50,10 +52,13 @@ class FastPath:
         keys: Keys,
         machine: ThisMachine | None,
         envelope_of: Callable[[str], Envelope],
+        access_log: AccessLog,
     ) -> None:
         """``engines``: those of the kinds that can push. ``machine``: who may ask where no key is needed."""
         self.http = http
         self.metrics = services.metrics
+        self.access_log = access_log
+        self._dice = Random()  # noqa: S311  an id of a request is no secret
         self._services = services
         self._line = services.generations
         self._manager = services.manager
@@ -80,7 +85,7 @@ class FastPath:
             return None
         try:
             self._let_in(known)
-            request_id = _id_of(known) or new_request_id()
+            request_id = _id_of(known) or f"{self._dice.getrandbits(64):016x}"
             head = Head(url.decode(), known, request_id, started)
             wish = ROUTES[url](head, body, self._line.routing)
             return None if wish is None else self._passage(client, wish, head, keep_alive=keep_alive)
@@ -104,10 +109,10 @@ class FastPath:
             return None
         if self._pages and b"origin" in head.headers:
             return None
-        prepared = self._line.prepare(asked)
+        prepared = self._line.prepare_for(spec, asked)
         if not isinstance(prepared.prompt, Prompt) or not rules.streamable(prepared.parameters):
             return None
-        ticket = self._manager.place(spec.id)
+        ticket = self._manager.place(spec.id, hash(prepared.prompt.text))
         if ticket is None:
             return None
         book = self._book(head.path, spec.id)

@@ -304,7 +304,14 @@ class Passage:
         self.response_complete = True
 
     def _log(self, status: str, total_s: float, tokens: int | None = None) -> None:
-        fields: dict[str, object] = {"model": self._prepared.spec.id}
+        head = self._head
+        fields: dict[str, object] = {
+            "request_id": head.request_id,
+            "route": head.path,
+            "status": status,
+            "ms": round(1000 * total_s, 1),
+            "model": self._prepared.spec.id,
+        }
         if tokens is not None:
             fields["tokens"] = tokens
-        accounts.log(self._head.path, status, total_s, self._head.request_id, fields)
+        self._path.access_log.write(f"POST {head.path} {status}", fields)

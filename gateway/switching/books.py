@@ -120,6 +120,26 @@ class Model:
             return None
         return self.idle_since + timeout_s if self.policy.managed else None
 
+    def let_in(self, request_id: int, mark: int, now: float, book: dict[int, Request]) -> None:
+        """A request takes one of the slots as it arrives. Only while ``can_admit``."""
+        self.history.arrived(now)
+        self.promises.drop(mark, now)
+        request = Request(request_id, self, now, now, None, 0, now)
+        book[request_id] = self.running[request_id] = request
+
+    def ends_quietly(self, device: Device) -> bool:
+        """Whether the end of one of its requests changes nothing for anybody: others go on running in it, and
+        nobody waits for a slot, or for room."""
+        if self.state is not State.READY or len(self.running) < 2:
+            return False
+        return not any(model.waiting or model.wanted_since is not None for model in device.models)
+
+    def let_go(self, request: Request, now: float) -> None:
+        """One of those that run has ended."""
+        del self.running[request.id]
+        if request.granted_at is not None:
+            self.history.service.add(now - request.granted_at)
+
     def enqueue(self, request: Request) -> None:
         self.waiting[request.id] = request
         request.number = self.places.take(request.priority)

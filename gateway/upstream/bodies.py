@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from gateway.errors import EngineError, InvalidRequest
 from gateway.schemas import Clocks
@@ -15,6 +15,12 @@ from gateway.upstream.exchange import Call
 
 def json_body(body: Mapping[str, object]) -> bytes:
     """Compact JSON. Raises InvalidRequest for what JSON cannot hold."""
+    try:
+        quick = to_json(body)
+        if b"NaN" not in quick and b"Infinity" not in quick:
+            return quick
+    except (PydanticSerializationError, UnicodeError):
+        pass  # said in words below
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:

@@ -108,7 +108,8 @@ class SseDecoder:
         if chunk.startswith(b"data:") and chunk.endswith(b"\n\n") and self._between_events(chunk):
             begin = b"data: " if chunk.startswith(b"data: ") else b"data:"
             lines = chunk[len(begin) : -2].split(b"\n\n" + begin)
-            if not any(b"\n" in line or (line.startswith(b" ") and len(begin) == 5) for line in lines):
+            # No line end but those between events; and where one has no space behind its name, none has.
+            if chunk.count(b"\n") == 2 * len(lines) and (len(begin) == 6 or b"\n\ndata: " not in chunk):
                 self._at_start = False
                 return lines
         return [event.data for event in self.feed(chunk) if type(event) is SseEvent]

@@ -97,7 +97,6 @@ def test_client_that_leaves_stops_its_engine_and_nothing_behind_begins(
     assert "Traceback" not in running.output[begin:]
 
 
-@pytest.mark.xfail(reason="of the requests on a connection, only the last one is told that its client left")
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
 def test_client_that_leaves_others_behind_stops_its_engine(slow: tuple[Running, Running], path: str) -> None:
     engine, running = slow
