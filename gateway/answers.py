@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.records import record
 from gateway.routing import DIRECT, Origin
 from gateway.scheduler import Outlook
 from gateway.schemas import FinishReason, ToolCall
 from gateway.tickets import Progress
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Receipt:
     """Where the time of one request went, in milliseconds. The parts add up to the total.
 
@@ -39,7 +40,7 @@ class Receipt:
         return cls(queue / 1000, load / 1000, prefill / 1000, decode / 1000, rest / 1000, total / 1000)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """A whole answer."""
 

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.api.context import error_body, new_request_id
 from gateway.errors import GatewayError, HeadTooLarge, RequestTimeout
 from gateway.fastpath.entry import FastPath
+from gateway.fastpath.heads import Known
 from gateway.fastpath.passage import Passage
 from gateway.fastpath.wishes import ROUTES
 from gateway.tickets import Begun
@@ -61,8 +62,10 @@ class Connection(HttpToolsProtocol):
         self._body_bytes = 0
         self._grace: asyncio.TimerHandle | None = None
         self._passage: Passage | None = None
-        self._taken: tuple[dict[str, Any], bytes, bytes] = ({}, b"", b"")  # its scope, path and body
-        self._chunk_bytes = 0
+        self._taken: tuple[Known, bytes] | None = None  # its head and body
+        self._chunk, self._chunk_bytes = b"", 0
+        self._idle: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
         self._answering: RequestResponseCycle | None = None  # on the ordinary way
         self._receiving: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
@@ -79,6 +82,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()
+        if self._idle is not None:
+            self._idle.cancel()
         if self._body is not None:
             self._go_ordinary()  # where it is noted that its client left
         passage, self._passage = self._passage, None
@@ -113,6 +118,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._idle_since = self.loop.time()
         if self._in_body:
             self._expect()
 
@@ -147,8 +153,11 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._chunk_bytes = len(data)
+        if self._fast is not None and self._between_requests() and self._take_known(self._fast, data):
+            return
+        self._chunk_bytes, self._chunk = len(data), data
         super().data_received(data)
+        self._chunk = b""
         if self._body is not None and self._grace is None:
             self._grace = self.loop.call_later(GRACE_S, self._go_ordinary)
         if self._in_head and not self._refused:
@@ -217,15 +226,36 @@ class Connection(HttpToolsProtocol):
         parts, fast = self._body or [], self._fast
         self._drop_grace()
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        passage = None
-        if fast is not None and len(body) <= fast.max_body_bytes:
-            keep_alive = self.parser.should_keep_alive()
-            passage = fast.take(self, self.url, self.headers, body, keep_alive=keep_alive)
-        if passage is None:
+        known = None
+        if fast is not None:
+            known = fast.know(self.url, self.headers, keep_alive=self.parser.should_keep_alive())
+        if fast is None or known is None or not self._begin(fast, known, body):
             self._go_ordinary()
             return False
         self._body = None
-        self._taken = (self.scope, self.url, body)  # type: ignore[assignment]  # uvicorn's is a TypedDict
+        fast.heads.learn(self._chunk, body, known)
+        return True
+
+    def _between_requests(self) -> bool:
+        """Whether whatever comes now is the beginning of a request, and nothing is being answered."""
+        if self._in_head or self._in_body or self._body is not None:
+            return False
+        return self.cycle is None or self.cycle.response_complete
+
+    def _take_known(self, fast: FastPath, data: bytes) -> bool:
+        """Take a whole request whose head was read before. False, and nothing has happened, otherwise."""
+        found = fast.heads.find(data)
+        if found is None or not self._begin(fast, *found):
+            return False
+        self._stop_expecting()
+        self._unset_keepalive_if_required()
+        return True
+
+    def _begin(self, fast: FastPath, known: Known, body: bytes) -> bool:
+        passage = fast.take(self, known, body)
+        if passage is None:
+            return False
+        self._taken = (known, body)
         self.cycle = passage  # type: ignore[assignment]  # what uvicorn asks of a cycle it has
         self._passage = passage
         passage.begin()
@@ -254,16 +284,50 @@ class Connection(HttpToolsProtocol):
         self._passage = None
         if not passage.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        if self.pipeline or self._in_body or not passage.keep_alive:
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._rest()
+
+    def _rest(self) -> None:
+        """As uvicorn's keep-alive clock, with one timer for many requests."""
+        self._idle_since = self.loop.time()
+        if self._idle is None:
+            self._idle = self.loop.call_later(self.timeout_keep_alive, self._idled)
+
+    def _idled(self) -> None:
+        self._idle = None
+        if not self._between_requests():
+            return  # the end of the answer sets the clock again
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._idle = self.loop.call_later(left_s, self._idled)
+        else:
+            self.timeout_keep_alive_handler()
 
     def hand_over(self, passage: Passage, begun: Begun) -> None:
         """A passage could not answer: its request starts on the ordinary way."""
-        scope, url, body = self._taken
-        path = url.decode("ascii")
-        scope |= {"method": "POST", "path": path, "raw_path": url, "query_string": b""}
-        scope["state"] |= {"begun": begun, **passage.identity()}
+        if self._taken is None:
+            raise RuntimeError("there is no request to hand over")
+        known, body = self._taken
         cycle = RequestResponseCycle(
-            scope=scope,  # type: ignore[arg-type]  # a TypedDict, made by uvicorn
+            scope={
+                "type": "http",
+                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                "http_version": "1.1",
+                "server": self.server,
+                "client": self.client,
+                "scheme": self.scheme or "http",
+                "method": "POST",
+                "root_path": self.root_path,
+                "path": known.path,
+                "raw_path": known.url,
+                "query_string": b"",
+                "headers": list(known.headers.items()),
+                "state": {**self.app_state, "begun": begun, **passage.identity()},
+            },
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,

@@ -49,6 +49,7 @@ class TextLines(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s", "%H:%M:%S")
+        self._second, self._clock = 0, ""  # the last one that was written out
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
@@ -62,8 +63,9 @@ class TextLines(logging.Formatter):
     def line(self, seconds: int, name: str, message: str, fields: Mapping[str, object]) -> str:
         """What ``format`` makes of a record of level INFO, without one."""
         told = " ".join([f"{key}={value}" for key, value in fields.items()])
-        when = time.strftime("%H:%M:%S", time.localtime(seconds))
-        return _escaped(f"{when} INFO    {name} {message}  {told}")
+        if seconds != self._second:
+            self._second, self._clock = seconds, time.strftime("%H:%M:%S", time.localtime(seconds))
+        return _escaped(f"{self._clock} INFO    {name} {message}  {told}")
 
 
 class JsonLines(logging.Formatter):

@@ -100,6 +100,13 @@ def combine(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def given_in(parameters: Parameters) -> dict[str, Any]:
+    """Those that are set, as they go to an engine."""
+    if parameters.grammar is not None:
+        return parameters.model_dump(exclude_none=True)
+    return {name: value for name, value in parameters.__dict__.items() if value is not None}
+
+
 def for_chat(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Of the defaults of a model or a scenario those that every engine's chat route takes."""
     return {name: value for name, value in defaults.items() if name in IN_EVERY_CHAT}

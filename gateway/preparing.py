@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from gateway import parameters as rules
 from gateway.config import ModelSpec
+from gateway.records import record
 from gateway.routing import Who
 from gateway.scenarios import ScenarioBook, messages_for
 from gateway.schemas import Conversation, Language, Message, Prompt
@@ -15,7 +16,7 @@ from gateway.templates import family, harmless, render
 from gateway.tickets import Begun
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GenerationRequest:
     """What every dialect turns its body into.
 
@@ -49,7 +50,7 @@ class GenerationRequest:
     """Whether the log probabilities of tokens are wanted."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prepared:
     """A request that has passed every check that needs no engine."""
 

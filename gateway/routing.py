@@ -12,6 +12,7 @@ from typing import Protocol
 from gateway.aliases import NO_ARM, Blocks, arm_by_lot, arm_of_key
 from gateway.config import AliasSpec, ModelSpec, Registry
 from gateway.errors import InvalidRequest, ModelNotFound, ModelUnavailable
+from gateway.records import record
 from gateway.registry import device_of
 from gateway.switching.vocabulary import ModelView, State
 
@@ -19,7 +20,7 @@ LOADS_PER_TURN = 3
 """Turns of arms that do not fit together last this many loads: at most a quarter of the time is loading."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Asked:
     """Whom a client asks for: a model or an alias; None for the default.
 
@@ -50,7 +51,7 @@ DIRECT = Origin()
 """It was asked for by name."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Who:
     """Who is to answer a request, and who may instead, in this order."""
 

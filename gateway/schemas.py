@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gateway.records import record
+
 Role = Literal["system", "user", "assistant"]
 TurnRole = Literal["system", "user", "assistant", "tool"]
 Language = Literal["en", "zh"]
 FinishReason = Literal["length", "eos_token", "stop_sequence", "tool_calls"]  # TGI's words, and one more
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Message:
     """One turn of a conversation."""
 
@@ -20,7 +22,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prompt:
     """What an engine is sent: rendered text, and the strings that end a turn in that model's family."""
 
@@ -89,7 +91,7 @@ class Conversation:
         return "\n".join(turn.content for turn in self.turns)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Token:
     """One generated token. ``text`` can be empty while a multi-byte character is incomplete.
 
@@ -107,7 +109,7 @@ class Token:
     call: ToolCallDelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RawTokens:
     """Tokens in the middle of an answer, as the server-sent events of TGI in which the engine wrote them."""
 
@@ -125,7 +127,7 @@ class TokenSpan:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Completed:
     """The end of a generation. ``prompt_tokens`` is None when the engine does not say."""
 

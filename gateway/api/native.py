@@ -26,7 +26,7 @@ from gateway.api.services import services_of
 from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation import Generation, GenerationRequest
-from gateway.parameters import Parameters
+from gateway.parameters import Parameters, given_in
 from gateway.routing import Asked, Who
 from gateway.schemas import Language, Message, RawTokens, Role, Token
 from gateway.tickets import Begun
@@ -214,7 +214,7 @@ def asked_for(
         model=body.model_id,
         inputs=body.inputs,
         messages=messages,
-        parameters=body.parameters.model_dump(exclude_none=True),
+        parameters=given_in(body.parameters),
         started=started,
         scenario=body.scenario,
         language=body.language,

@@ -37,6 +37,7 @@ from gateway.api.tokens import tokens_of
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound
 from gateway.generation import Generation, GenerationRequest
+from gateway.parameters import given_in
 from gateway.routing import Who
 from gateway.scenarios import RAW
 from gateway.scheduler import State
@@ -167,7 +168,7 @@ def asked_for(
 ) -> GenerationRequest:
     """What the line is asked for."""
     # Without any parameters TGI samples; with an empty object it does not.
-    given = {"do_sample": True} if body.parameters is None else body.parameters.model_dump(exclude_none=True)
+    given = {"do_sample": True} if body.parameters is None else given_in(body.parameters)
     if full_text:
         given["return_full_text"] = True
     return GenerationRequest(

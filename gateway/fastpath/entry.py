@@ -16,21 +16,20 @@ from gateway.auth import Keys, ThisMachine
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
 from gateway.fastpath import accounts
+from gateway.fastpath.heads import Headers, Heads, Known
 from gateway.fastpath.passage import Client, Passage
 from gateway.fastpath.wishes import ROUTES, Head, Wish
 from gateway.logs import AccessLog
 from gateway.preparing import GenerationRequest, Prepared
 from gateway.schemas import Clocks, Prompt
-from gateway.upstream.push import Pushed
+from gateway.upstream.push import Alarms, Pushed
 from gateway.upstream.transport import EngineHttp
 
 logger = logging.getLogger("gateway.fastpath")
 
-_ORDINARY_HEADERS: Final = (b"x-gateway-session", b"x-gateway-fallback", b"expect", b"upgrade")
+_ORDINARY: Final = frozenset({b"x-gateway-session", b"x-gateway-fallback", b"expect", b"upgrade"})
+"""Requests with one of these headers go the ordinary way."""
 _NOTHING: Final[Mapping[str, str]] = {}
-
-Headers = list[tuple[bytes, bytes]]
-"""Names in lower case."""
 
 
 class Pushes(Protocol):
@@ -59,55 +58,58 @@ class FastPath:
         self.metrics = services.metrics
         self.access_log = access_log
         self._dice = Random()  # noqa: S311  an id of a request is no secret
-        self._services = services
         self._line = services.generations
         self._manager = services.manager
         self._engines = engines
         self._keys = keys
         self._machine = machine
+        self._max_body_bytes = services.settings.max_body_bytes
+        self.heads = Heads()
+        self.alarms = Alarms()
         self._pages = bool(services.settings.web_pages)
         self._envelope_of = envelope_of
         self._accounts: dict[tuple[str, str], accounts.Accounts] = {}
         self._clocks: dict[str, Clocks] = {}
         self._passages: set[Passage] = set()
 
-    @property
-    def max_body_bytes(self) -> int:
-        return self._services.settings.max_body_bytes
-
-    def take(
-        self, client: Client, url: bytes, headers: Headers, body: bytes, *, keep_alive: bool
-    ) -> Passage | None:
-        """A passage to be begun; None for a request that goes the ordinary way."""
-        started = perf_counter()
+    def know(self, url: bytes, headers: Headers, *, keep_alive: bool) -> Known | None:
+        """A head, read; None where such requests go the ordinary way, or will be refused there."""
         known = dict(headers)
-        if len(known) != len(headers) or any(name in known for name in _ORDINARY_HEADERS):
+        if len(known) != len(headers) or not _ORDINARY.isdisjoint(known):
+            return None
+        if self._pages and b"origin" in known:
             return None
         try:
-            self._let_in(known)
-            request_id = _id_of(known) or f"{self._dice.getrandbits(64):016x}"
-            head = Head(url.decode(), known, request_id, started)
-            wish = ROUTES[url](head, body, self._line.routing)
-            return None if wish is None else self._passage(client, wish, head, keep_alive=keep_alive)
+            if self._machine is not None:
+                self._machine.check(_text(known, b"host"), _text(known, b"origin"))
+            check_content_type(_text(known, b"content-type"))
+        except GatewayError:
+            return None
+        trace = trace_headers(headers) if b"traceparent" in known else _NOTHING
+        return Known(url, url.decode(), known, keep_alive, incoming_id(headers), trace)
+
+    def take(self, client: Client, known: Known, body: bytes) -> Passage | None:
+        """A passage to be begun; None for a request that goes the ordinary way."""
+        started, headers = perf_counter(), known.headers
+        if len(body) > self._max_body_bytes:
+            return None
+        try:
+            if self._keys.asked_for:
+                self._keys.check(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
+            request_id = known.request_id or f"{self._dice.getrandbits(64):016x}"
+            head = Head(known, request_id, started)
+            wish = ROUTES[known.url](head, body, self._line.routing)
+            return None if wish is None else self._passage(client, wish, head)
         except GatewayError:
             return None  # it is refused on the ordinary way, in words
         except Exception:
             logger.exception("a request could not be taken the fast way")
             return None
 
-    def _let_in(self, known: Mapping[bytes, bytes]) -> None:
-        """Raises Unauthorized, Forbidden and UnsupportedMediaType."""
-        self._keys.check(_text(known, b"authorization"), _text(known, b"x-api-key"))
-        if self._machine is not None:
-            self._machine.check(_text(known, b"host"), _text(known, b"origin"))
-        check_content_type(_text(known, b"content-type"))
-
-    def _passage(self, client: Client, wish: Wish, head: Head, *, keep_alive: bool) -> Passage | None:
+    def _passage(self, client: Client, wish: Wish, head: Head) -> Passage | None:
         asked = wish.asked
         spec = asked.who.spec if asked.who is not None else None
         if spec is None or spec.engine not in self._engines:
-            return None
-        if self._pages and b"origin" in head.headers:
             return None
         prepared = self._line.prepare_for(spec, asked)
         if not isinstance(prepared.prompt, Prompt) or not rules.streamable(prepared.parameters):
@@ -115,8 +117,7 @@ class FastPath:
         ticket = self._manager.place(spec.id, hash(prepared.prompt.text))
         if ticket is None:
             return None
-        book = self._book(head.path, spec.id)
-        return Passage(self, client, wish, prepared, head, ticket, book, keep_alive=keep_alive)
+        return Passage(self, client, wish, prepared, head, ticket, self._book(head.known.path, spec.id))
 
     def _book(self, path: str, model: str) -> accounts.Accounts:
         found = self._accounts.get((path, model))
@@ -143,10 +144,6 @@ class FastPath:
             )
         return found
 
-    def trace(self, head: Head) -> Mapping[str, str]:
-        """What ties the request to its client's trace."""
-        return trace_headers(head.headers.items()) if b"traceparent" in head.headers else _NOTHING
-
     def envelope(self, path: str) -> Envelope:
         return self._envelope_of(path)
 
@@ -165,8 +162,3 @@ class FastPath:
 def _text(known: Mapping[bytes, bytes], name: bytes) -> str | None:
     value = known.get(name)
     return None if value is None else value.decode("latin-1")
-
-
-def _id_of(known: Mapping[bytes, bytes]) -> str | None:
-    given = known.get(b"x-request-id")
-    return None if given is None else incoming_id(((b"x-request-id", given),))

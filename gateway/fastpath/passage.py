@@ -90,8 +90,6 @@ class Passage:
         head: Head,
         ticket: Ticket,
         book: accounts.Accounts,
-        *,
-        keep_alive: bool,
     ) -> None:
         self._path = path
         self._client = client
@@ -103,7 +101,7 @@ class Passage:
         self._first_token = self._gap_at = 0.0
         self._tokens = 0
         self._given = False  # something of the answer
-        self.keep_alive = keep_alive
+        self.keep_alive = head.known.keep_alive
         self.response_complete = self.disconnected = False
 
     def begin(self) -> None:
@@ -114,8 +112,8 @@ class Passage:
         self._url = url = self._ticket.visit()
         self._sent = perf_counter()
         pushed = path.pushed(url, prepared, asked)
-        self._push = Push(path.http, pushed, path.clocks(prepared.spec), self, self._client.loop)
-        self._push.begin(path.trace(self._head))
+        self._push = Push(path.http, pushed, path.clocks(prepared.spec), self, path.alarms)
+        self._push.begin(self._head.known.trace)
 
     # ------------------------------------------------------------ the engine's side
 
@@ -259,7 +257,7 @@ class Passage:
             self._leave("200")
             self._client.over(self)
             return
-        answer = error_response(error, self._head.request_id, self._path.envelope(self._head.path))
+        answer = error_response(error, self._head.request_id, self._path.envelope(self._head.known.path))
         lines = b"".join([b"%b: %b\r\n" % pair for pair in answer.raw_headers])
         self._client.transport.write(
             b"HTTP/1.1 %d \r\n%bconnection: close\r\n\r\n%b" % (answer.status_code, lines, bytes(answer.body))
@@ -307,11 +305,11 @@ class Passage:
         head = self._head
         fields: dict[str, object] = {
             "request_id": head.request_id,
-            "route": head.path,
+            "route": head.known.path,
             "status": status,
             "ms": round(1000 * total_s, 1),
             "model": self._prepared.spec.id,
         }
         if tokens is not None:
             fields["tokens"] = tokens
-        self._path.access_log.write(f"POST {head.path} {status}", fields)
+        self._path.access_log.write(f"POST {head.known.path} {status}", fields)

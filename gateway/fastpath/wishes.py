@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pydantic_core import to_json
@@ -17,19 +16,20 @@ from gateway.api.receipts import origin_headers, receipt_headers
 from gateway.api.streams import SSE_HEADERS
 from gateway.api.tgi_bodies import TgiBody
 from gateway.errors import GatewayError
+from gateway.fastpath.heads import Known
 from gateway.preparing import GenerationRequest
+from gateway.records import record
 from gateway.routing import DIRECT, Routing, Who
 from gateway.schemas import RawTokens, Token
 
 MODEL_HEADER: Final = tgi.MODEL_HEADER.encode()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Head:
-    """What is known of a request beside its body. ``headers`` have names in lower case, each once."""
+    """What is known of a request beside its body."""
 
-    path: str
-    headers: Mapping[bytes, bytes]
+    known: Known
     request_id: str
     started: float
 
@@ -106,7 +106,7 @@ def tgi_stream(head: Head, raw: bytes, routing: Routing) -> Wish | None:
 
 
 def _tgi(head: Head, body: TgiBody, routing: Routing, *, stream: bool) -> Wish | None:
-    given = head.headers.get(MODEL_HEADER)
+    given = head.known.headers.get(MODEL_HEADER)
     name = None if given is None else model_asked(given.decode("latin-1"), routing.names)
     spec = routing.direct(name)
     return (

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import httpx
 
 from gateway.errors import EngineError, GatewayError
+from gateway.records import record
 from gateway.schemas import Clocks
 from gateway.trail import current
 from gateway.upstream.address import split_name
@@ -47,7 +48,7 @@ class Answer:
 Explain = Callable[[Answer], GatewayError]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """What is asked of an engine; ``content`` is JSON."""
 

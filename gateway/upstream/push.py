@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from time import monotonic
 from typing import Final, Protocol
 
 import httpx
 
 from gateway.errors import GatewayError, InternalError
+from gateway.records import record
 from gateway.schemas import Clocks, Completed, Piece
 from gateway.upstream.base import Truncated
 from gateway.upstream.connection import Connection
@@ -32,11 +33,13 @@ from gateway.upstream.exchange import (
 from gateway.upstream.pool import Pool
 from gateway.upstream.transport import EngineHttp
 from gateway.upstream.watch import Deadlines
-from gateway.wire.sse import SseDecoder, SseOverflow
+from gateway.wire.sse import SseDecoder, SseOverflow, whole_events
 
 logger = logging.getLogger("gateway.upstream")
 
 _OK: Final = 200
+ALARMS_EVERY_S: Final = 0.05
+"""How late a clock may be noticed."""
 
 
 class Reads(Protocol):
@@ -44,6 +47,10 @@ class Reads(Protocol):
 
     def check(self, first: bytes) -> None:
         """Raise what the first event is if it is an error."""
+        ...
+
+    def whole(self, events: list[bytes]) -> Completed | None:
+        """The answer, if it is in these events, and nobody wants the tokens. None: read them one by one."""
         ...
 
     def pieces(self, batch: list[bytes]) -> Iterator[Piece]:
@@ -55,7 +62,7 @@ class Reads(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pushed:
     """What is sent, and how what comes back is to be understood."""
 
@@ -80,25 +87,24 @@ class Push:
     """One call under way. ``begin`` it once; ``cancel`` closes it at once, and nobody is told."""
 
     __slots__ = (
+        "_alarms",
         "_begun",
         "_call",
         "_clocks",
         "_connecting",
         "_connection",
-        "_deadline",
         "_deadlines",
         "_decoder",
         "_explain",
         "_headed",
         "_held",
         "_http",
-        "_loop",
         "_over",
         "_reading",
         "_receiver",
         "_refusal",
         "_request",
-        "_timer",
+        "deadline",
     )
 
     def __init__(
@@ -107,7 +113,7 @@ class Push:
         pushed: Pushed,
         clocks: Clocks,
         receiver: Receiver,
-        loop: asyncio.AbstractEventLoop,
+        alarms: Alarms,
     ) -> None:
         self._http = http
         self._call = pushed.call
@@ -115,20 +121,19 @@ class Push:
         self._explain = pushed.explain
         self._clocks = clocks
         self._receiver = receiver
-        self._loop = loop
-        self._decoder = SseDecoder()
+        self._alarms = alarms
+        self._decoder: SseDecoder | None = None
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._refusal: bytearray | None = None
         self._headed = self._begun = self._held = self._over = False
 
     def begin(self, more: Mapping[str, str]) -> None:
         """Send the request, with the headers ``more``. What fails at once is told before this returns."""
-        call, now = self._call, self._loop.time()
+        call, now = self._call, monotonic()
         self._deadlines = Deadlines(self._clocks, call, now)
-        self._deadline = self._deadlines.next(now)
-        self._timer = self._loop.call_at(self._deadline, self._ring)
+        self.deadline = self._deadlines.next(now)
+        self._alarms.add(self)
         try:
             self._request = self._http.request_bytes(
                 call.method, call.base_url, call.path, call.content, more
@@ -163,7 +168,7 @@ class Push:
             return
         connect_s = self._clocks.connect_s
         making = pool.take(origin, connect_s=connect_s, pool_s=connect_s)
-        self._connecting = self._loop.create_task(making)
+        self._connecting = asyncio.create_task(making)
         self._connecting.add_done_callback(self._connected)
 
     def _connected(self, making: asyncio.Task[Connection]) -> None:
@@ -235,7 +240,11 @@ class Push:
 
     def _read(self, data: bytes) -> bool:
         """Hand the pieces on. True when that was all, or nobody wants more."""
-        batch = self._decoder.data(data)
+        if self._decoder is None and (batch := whole_events(data)):
+            pass  # how engines write: nothing is left over from one chunk to the next
+        else:
+            self._decoder = self._decoder or SseDecoder()
+            batch = self._decoder.data(data)
         if not batch:
             return False
         self._deadlines.tokens += len(batch)
@@ -243,6 +252,10 @@ class Push:
             self._begun = True
             self._reading.check(batch[0])
             self._receiver.began()
+        if (completed := self._reading.whole(batch)) is not None:
+            self._finish()
+            self._receiver.came(completed)
+            return True
         came = self._receiver.came
         for piece in self._reading.pieces(batch):
             if isinstance(piece, Completed):
@@ -252,7 +265,7 @@ class Push:
             came(piece)
             if self._over:
                 return True
-        self._deadline = self._deadlines.next(self._loop.time())
+        self.deadline = self._deadlines.next(monotonic())
         return False
 
     def _refused(self, connection: Connection, said: bytearray, data: bytes) -> None:
@@ -282,16 +295,13 @@ class Push:
         failure = connection.failure or httpx.ReadError("the connection was closed")
         return translated(failure, self._call, self._deadlines.tokens)
 
-    def _ring(self) -> None:
-        now = self._loop.time()
+    def ring(self, now: float) -> None:
+        """The deadline has passed."""
         if self._held:
             # The client is waited for, not the engine. Only the total clock goes on.
-            self._deadline = self._deadlines.next(now)
-        if now < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._ring)
-            return
-        self._timer = None
-        self._fail(self._deadlines.error())
+            self.deadline = self._deadlines.next(now)
+        if now >= self.deadline:
+            self._fail(self._deadlines.error())
 
     def _fault(self, error: BaseException) -> None:
         logger.error("internal error", exc_info=error)
@@ -307,8 +317,7 @@ class Push:
     def _finish(self) -> None:
         """The answer is whole. The end of its body comes with it, or right behind it."""
         self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarms.remove(self)
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -316,18 +325,42 @@ class Push:
         if connection.ended:
             self._http.pool.give_back(connection)
         else:
-            _Tail(connection, self._http.pool, self._loop)
+            _Tail(connection, self._http.pool, asyncio.get_running_loop())
 
     def _close(self) -> None:
         self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarms.remove(self)
         if self._connecting is not None:
             self._connecting.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.listener = None
             connection.discard()
+
+
+class Alarms:
+    """Looks at all calls under way, many times a second: a timer of its own would cost each of them more than
+    everything else about its clocks."""
+
+    def __init__(self) -> None:
+        self._all: set[Push] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, push: Push) -> None:
+        self._all.add(push)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(ALARMS_EVERY_S, self._look)
+
+    def remove(self, push: Push) -> None:
+        self._all.discard(push)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = monotonic()
+        for push in [push for push in self._all if push.deadline <= now]:
+            push.ring(now)
+        if self._all:
+            self._timer = asyncio.get_running_loop().call_later(ALARMS_EVERY_S, self._look)
 
 
 class _Tail:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, get_args
 
+from gateway.records import record
 from gateway.schemas import Completed, FinishReason, Piece, Prompt, RawTokens, Token
 from gateway.upstream.base import Truncated
 from gateway.upstream.bodies import json_body, not_understood, object_of
@@ -23,7 +23,7 @@ _NO_ID: Final = b'"id":null'
 _LINE_END: Final = re.compile(rb"\n|\xc2\x85|\xe2\x80[\xa8\xa9]")  # as some clients see it
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Asked:
     """A request as TGI gets it, and whose each stop string is."""
 
@@ -79,6 +79,16 @@ class Reading:
         self._raw = raw and wants_tokens
         self.tokens = 0
         """How many have come."""
+
+    def whole(self, events: list[bytes]) -> Completed | None:
+        """The answer, if it is in these events, and nobody wants the tokens. None: read them one by one."""
+        if self._wants_tokens or _UNFINISHED in events[-1]:
+            return None
+        before, self.tokens = self.tokens, self.tokens + len(events) - 1
+        completed = self._parsed(events[-1])[1]
+        if completed is None:
+            self.tokens = before
+        return completed
 
     def check(self, first: bytes) -> None:
         """Raise what the first event is if it is an error, so that no token was promised."""

@@ -56,6 +56,18 @@ def encode_comment(text: str = "") -> bytes:
     return "\n".join(lines).encode() + b"\n\n"
 
 
+def whole_events(chunk: bytes) -> list[bytes] | None:
+    """The data of ``chunk`` if it is whole events of one data line each, and nothing else; None otherwise."""
+    if not chunk.startswith(b"data:") or not chunk.endswith(b"\n\n") or b"\r" in chunk:
+        return None
+    begin = b"data: " if chunk.startswith(b"data: ") else b"data:"
+    lines = chunk[len(begin) : -2].split(b"\n\n" + begin)
+    # No line end but those between events; and where one has no space behind its name, none has.
+    if chunk.count(b"\n") == 2 * len(lines) and (len(begin) == 6 or b"\n\ndata: " not in chunk):
+        return lines
+    return None
+
+
 class SseDecoder:
     """Bytes in as they arrive, whole events out. Holds at most ``max_bytes`` of an unfinished event.
 
@@ -105,18 +117,14 @@ class SseDecoder:
 
         Whole events of one data line each, which is how engines write, are not taken apart further.
         """
-        if chunk.startswith(b"data:") and chunk.endswith(b"\n\n") and self._between_events(chunk):
-            begin = b"data: " if chunk.startswith(b"data: ") else b"data:"
-            lines = chunk[len(begin) : -2].split(b"\n\n" + begin)
-            # No line end but those between events; and where one has no space behind its name, none has.
-            if chunk.count(b"\n") == 2 * len(lines) and (len(begin) == 6 or b"\n\ndata: " not in chunk):
-                self._at_start = False
-                return lines
+        if self._between_events(chunk) and (lines := whole_events(chunk)) is not None:
+            self._at_start = False
+            return lines
         return [event.data for event in self.feed(chunk) if type(event) is SseEvent]
 
     def _between_events(self, chunk: bytes) -> bool:
         held = self._tail or self._data or self._after_cr or self._event != "message"
-        return not held and len(chunk) <= self._max_bytes and b"\r" not in chunk
+        return not held and len(chunk) <= self._max_bytes
 
     def _whole(self, piece: bytes) -> bytes:
         if self._tail:
