@@ -60,9 +60,6 @@ async def stream(batch: Batch, clock: Clock, input_tokens: int, length: int) -> 
     return Stream(input_tokens, sent_s, tuple(arrived))
 
 
-# The data
-
-
 @pytest.mark.parametrize("name", [QWEN, LLAMA])
 def test_every_figure_is_inside_its_range_and_has_its_sources(name: str) -> None:
     table = published()
