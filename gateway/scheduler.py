@@ -243,6 +243,7 @@ class Scheduler:
         model.running.pop(request.id, None)
         if isinstance(event, Finished) and request.granted_at is not None:
             model.history.service.add(now - request.granted_at)
+            model.history.occupancy.add(now - request.granted_at)
         if model.idle:
             model.idle_since = now
         return (self._device(model),)

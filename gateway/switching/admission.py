@@ -31,8 +31,8 @@ def next_place_s(model: Model, mark: int | None, now: float) -> float | None:
 
     None can be made for a model that is not in, or before one request was measured, or without a queue.
     """
-    service_s = model.history.service.value
-    if service_s is None or model.state is not State.READY or not model.policy.max_queue:
+    occupied_s = model.history.occupancy.value
+    if occupied_s is None or model.state is not State.READY or not model.policy.max_queue:
         return None
     # A place becomes free whenever one of those that run has ended.
-    return model.promises.give(mark, now, service_s / model.slots)
+    return model.promises.give(mark, now, occupied_s / model.slots)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 WEIGHT_OF_NEWEST = 0.2
-WEIGHT_OF_NEWEST_SERVICE = 0.03
-"""Requests differ much in length, and a queue is as long as the mean of many of them."""
+WEIGHT_OF_NEWEST_OF_MANY = 0.03
+"""A queue takes as long as the mean of many requests, which differ much in length."""
 KEPT_DURATIONS = 5
 GUESSED_LOAD_S_PER_GB = 5.0
 """Ranks models that were never loaded, before anything is measured. A client sees it only as Retry-After."""
@@ -33,17 +33,26 @@ class Recent:
 
 @dataclass(slots=True)
 class Moving:
-    """Frequent events: the plain mean of the first few, then an exponentially weighted one."""
+    """Frequent events: an exponentially weighted mean."""
 
-    weight: float = WEIGHT_OF_NEWEST
+    value: float | None = None
+
+    def add(self, seconds: float) -> None:
+        seconds = max(0.0, seconds)
+        self.value = seconds if self.value is None else self.value + WEIGHT_OF_NEWEST * (seconds - self.value)
+
+
+@dataclass(slots=True)
+class Steady:
+    """The mean of many events: the plain one of the first, then a slowly moving one."""
+
     value: float | None = None
     count: int = 0
 
     def add(self, seconds: float) -> None:
         self.count += 1
         before = self.value or 0.0
-        weight = max(self.weight, 1 / self.count)
-        self.value = before + weight * (max(0.0, seconds) - before)
+        self.value = before + max(WEIGHT_OF_NEWEST_OF_MANY, 1 / self.count) * (max(0.0, seconds) - before)
 
 
 @dataclass(slots=True)
@@ -51,7 +60,8 @@ class History:
     load: Recent = field(default_factory=Recent)
     stop: Recent = field(default_factory=Recent)
     drain: Recent = field(default_factory=Recent)
-    service: Moving = field(default_factory=lambda: Moving(WEIGHT_OF_NEWEST_SERVICE))
+    service: Moving = field(default_factory=Moving)
+    occupancy: Steady = field(default_factory=Steady)  # of a slot, by one request: the same as service
     gap: Moving = field(default_factory=Moving)
     last_arrival: float | None = None
 

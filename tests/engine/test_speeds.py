@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from engine_process import Engine, until
 
 from benchmarks.calibrate.__main__ import main as calibrate
 from benchmarks.calibrate.fit import Stream
-from benchmarks.calibrate.measure import Plan, measure
+from benchmarks.calibrate.measure import Measured, Plan, measure
+from benchmarks.calibrate.preset import Told, toml
 from benchmarks.switching import parameters
 from gateway.engine.__main__ import Engine as Built
 from gateway.engine.__main__ import build, parser
 from gateway.engine.batch import Batch
 from gateway.engine.echo import EchoBackend
 from gateway.engine.room import Room
-from gateway.engine.speed import Speed, UnknownSpeed, from_preset, names, published, speed_of
+from gateway.engine.speed import Speed, UnknownSpeed, from_preset, published, speed_of
 
 QWEN, LLAMA = "qwen2-7b-gptq-int4", "llama-3.1-8b-gptq-int4"
 ROOT = Path(__file__).parents[2]
@@ -56,9 +58,6 @@ async def stream(batch: Batch, clock: Clock, input_tokens: int, length: int) -> 
         await seat.token()
         arrived.append(clock())
     return Stream(input_tokens, sent_s, tuple(arrived))
-
-
-# The data
 
 
 @pytest.mark.parametrize("name", [QWEN, LLAMA])
@@ -380,12 +379,20 @@ def test_more_than_the_slots_wait_in_the_engine_and_texts_stay_exact(start_echo:
     until(lambda: engine.metric("tgi_batch_current_size") == 0 and engine.metric("tgi_queue_size") == 0)
 
 
+def test_what_finds_no_room_in_the_cache_waits_in_the_engine(start_echo: StartEcho, tmp_path: Path) -> None:
+    slow = Measured(0.0, 0.0, 0.0, {1: 0.05}, 8)
+    told = Told(None, None, 60, None, 100, 200)
+    path = tmp_path / "small.toml"
+    path.write_text(toml("small", "A small cache", slow, told), encoding="utf-8")
+    engine = start_echo("--speed", str(path)).wait_ready()
+    with ThreadPoolExecutor(2) as pool:  # 43 tokens each, where 60 have room
+        answers = [pool.submit(engine.generate, f"n{number} b c", max_new_tokens=40) for number in range(2)]
+        until(lambda: engine.metric("tgi_batch_current_size") == 1 and engine.metric("tgi_queue_size") == 1)
+        assert [answer.result()["details"]["generated_tokens"] for answer in answers] == [40, 40]
+
+
 async def _many(engine: Engine, count: int) -> list[dict[str, Any]]:
     calls = (
         asyncio.to_thread(engine.generate, f"n{number} b c", max_new_tokens=12) for number in range(count)
     )
     return list(await asyncio.gather(*calls))
-
-
-def test_names_are_those_that_the_help_lists() -> None:
-    assert names() == sorted([QWEN, LLAMA])
