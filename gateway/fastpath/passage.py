@@ -98,6 +98,7 @@ class Passage:
         self._head = head
         self._ticket = ticket
         self._accounts = book
+        self._push: Push | None = None
         self._first_token = self._gap_at = 0.0
         self._tokens = 0
         self._given = False  # something of the answer
@@ -112,8 +113,8 @@ class Passage:
         self._url = url = self._ticket.visit()
         self._sent = perf_counter()
         pushed = path.pushed(url, prepared, asked)
-        self._push = Push(path.http, pushed, path.clocks(prepared.spec), self, path.alarms)
-        self._push.begin(self._head.known.trace)
+        push = self._push = Push(path.http, pushed, path.clocks(prepared.spec), self, path.alarms)
+        push.begin(self._head.known.trace)
 
     # ------------------------------------------------------------ the engine's side
 
@@ -134,7 +135,7 @@ class Passage:
                     self._write(chunk)
         except Exception:
             logger.exception("internal error", extra={"request_id": self._head.request_id})
-            self._push.cancel()
+            self._cancel()
             fault = InternalError(
                 "Something went wrong inside the gateway.", hint="The log has more under this request id."
             )
@@ -226,7 +227,7 @@ class Passage:
         if self.response_complete:
             return
         self.disconnected = True
-        self._push.cancel()
+        self._cancel()
         self._leave("200" if self._given else "left")
 
     def _leave(self, status: str) -> None:
@@ -238,19 +239,19 @@ class Passage:
 
     def hold(self) -> None:
         """The client does not read."""
-        if not self.response_complete:
+        if self._push is not None:
             self._push.hold()
 
     def go_on(self) -> None:
         """It reads again."""
-        if not self.response_complete:
+        if self._push is not None:
             self._push.go_on()
 
     def end(self, error: GatewayError) -> None:
         """The gateway ends, and has waited for its answers as long as it may."""
         if self.response_complete:
             return
-        self._push.cancel()
+        self._cancel()
         self.keep_alive = False
         if self._given:
             self._write(self._wish.error(error), _END)
@@ -296,7 +297,12 @@ class Passage:
         self._log(status, total_s, tokens)
         self._client.over(self)
 
+    def _cancel(self) -> None:
+        if self._push is not None:
+            self._push.cancel()
+
     def _ended(self) -> None:
+        self._push = None  # it knows this passage: what nobody needs any longer must go without the collector
         self._accounts.closed()
         self._path.gone(self)
         self.response_complete = True
