@@ -78,7 +78,7 @@ def _options() -> argparse.Namespace:
         "--requests",
         type=int,
         default=0,
-        help="memory over so many plain requests instead; figures are stored as it goes, but they are those of "
+        help="memory over so many plain requests instead; figures are stored as it goes, but are those of "
         "one process: when stopped, it begins anew",
     )
     parser.add_argument("--workers", help="such as 1,2: how that many processes scale, instead")
