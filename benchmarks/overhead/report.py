@@ -108,6 +108,8 @@ def bottleneck(rows: list[Row]) -> str:
 def goals(rows: list[Row]) -> str:
     by_name = {row.name: row for row in rows}
     ours = [by_name[name] for name in OURS if name in by_name]
+    if not ours:
+        return ""
     head = "| goal | at most | " + " | ".join(f"{row.name} | reached" for row in ours) + " |"
     lines = [head, "|---" * (2 + 2 * len(ours)) + "|"]
     for what, figure, rival, most in _GOALS:
