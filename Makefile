@@ -47,6 +47,7 @@ test: setup-dev ## everything that needs nothing but Python
 test-all: $(if $(TESTED),,test) ## the same and the lanes that need system parts
 	@scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh scripts/chromium.sh
 	@scripts/lane.sh containers scripts/docker.sh
+	@scripts/lane.sh instructions scripts/valgrind.sh
 
 dashboards: setup-dev ## write Grafana's JSON from monitoring/grafana
 	@$(PY) -m monitoring.grafana

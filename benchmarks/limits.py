@@ -74,7 +74,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--active", type=int, default=2_000, metavar="STREAMS")
     parser.add_argument("--rate", type=int, default=2, help="tokens/s of an active stream (2)")
     parser.add_argument("--held-s", type=float, default=20.0, help="how long all of them are held (20)")
-    parser.add_argument("--requests", type=int, default=0, help="memory over so many plain requests instead")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=0,
+        help="memory over so many plain requests instead; figures are stored as it goes, but are those of "
+        "one process: when stopped, it begins anew",
+    )
     parser.add_argument("--workers", help="such as 1,2: how that many processes scale, instead")
     return parser.parse_args()
 

@@ -103,7 +103,11 @@ def listening(host: str, port: int) -> Weighed | None:
 
 @contextmanager
 def started(
-    command: list[str], url: str, log: Path, env: Mapping[str, str] | None = None
+    command: list[str],
+    url: str,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    start_s: float = _START_S,
 ) -> Iterator[Weighed]:
     """Run ``command`` while the block runs. Blocks until ``url`` answers with less than status 500."""
     with log.open("wb") as output:
@@ -111,7 +115,7 @@ def started(
             command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
         )
     try:
-        _await(process, url, log)
+        _await(process, url, log, start_s)
         yield Weighed(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -122,8 +126,8 @@ def started(
             process.wait()
 
 
-def _await(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _START_S
+def _await(process: subprocess.Popen[bytes], url: str, log: Path, start_s: float) -> None:
+    deadline = time.monotonic() + start_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"it ended at once:\n{log.read_text(errors='replace')[-2000:]}")

@@ -100,13 +100,16 @@ def bottleneck(rows: list[Row]) -> str:
         f"Without a gateway a plain request costs the source {said['source_us_per_request']:.0f} µs and the "
         f"load client {said['load_us_per_request']:.0f} µs, a streamed token "
         f"{said['source_us_per_token']:.1f} and {said['load_us_per_token']:.1f} µs; together they reach "
-        f"{said['requests_per_s']:,.0f} requests/s. They are not what the others wait for.\n"
+        f"{said['requests_per_s']:,.0f} requests/s. What the others "
+        "reach is their own limit; only nginx comes near to that of source and client.\n"
     )
 
 
 def goals(rows: list[Row]) -> str:
     by_name = {row.name: row for row in rows}
     ours = [by_name[name] for name in OURS if name in by_name]
+    if not ours:
+        return ""
     head = "| goal | at most | " + " | ".join(f"{row.name} | reached" for row in ours) + " |"
     lines = [head, "|---" * (2 + 2 * len(ours)) + "|"]
     for what, figure, rival, most in _GOALS:

@@ -50,7 +50,7 @@ def _streams(found: dict[str, Any]) -> str:
 
 `python -m benchmarks.limits` opens streams and holds them: idle ones have got their first token, then the
 engine is silent; active ones get tokens all the time, whose lag counts once all have begun. Meanwhile plain
-requests come at {found["plain_rate"]:.0f} a second, and are compared with the same before there were any streams.
+requests come at {found["plain_rate"]:.0f} a second, and are compared with the same before there were streams.
 Then all clients leave at once, and as many come again: memory that Python got from the system it keeps and
 uses again, so the same ones must fit into it. A stream costs the gateway two sockets;
 {found["descriptors_limit"]:,} file descriptors are allowed here.
