@@ -199,9 +199,9 @@ class Ticket:
         """Whether several engines answer for the model."""
         return self._entry.replicas.several
 
-    def heard(self) -> None:
-        """The engine has sent something for this request: it lives."""
-        now = self._entry.heard_at = self._manager.now()
+    def heard(self, now: float | None = None) -> None:
+        """The engine has sent something for this request (``now``, if that is known): it lives."""
+        now = self._entry.heard_at = self._manager.now() if now is None else now
         if self._visit is not None:
             self._visit.replica.heard_at = now
 

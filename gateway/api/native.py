@@ -300,9 +300,10 @@ class EventWriter:
 
     def raw(self, tokens: RawTokens) -> bytes:
         """The same of tokens as TGI wrote them. What both say is not taken apart and put together again."""
-        return b"".join([self._of_tgi(event) for event in tokens.events.split(b"\n\n")[:-1]])
+        return b"".join([self.passed(event) for event in tokens.events.split(b"\n\n")[:-1]])
 
-    def _of_tgi(self, event: bytes) -> bytes:
+    def passed(self, event: bytes) -> bytes:
+        """One token as TGI wrote it."""
         # Quotes inside a text are escaped, so these can only be the fields.
         fields = event[event.find(_TGI_TOKEN) + len(_TGI_TOKEN) : event.find(_TGI_TEXT_TOKEN_END)]
         if not fields.startswith(b'"id":') or b',"logprob":' not in fields or b'"special":' in fields:

@@ -31,6 +31,11 @@ class EventWriter:
         self._index = 0
         self._final: Token | None = None
 
+    def passed(self, event: bytes) -> bytes:
+        """One token as TGI wrote it."""
+        self._index += 1
+        return event
+
     def raw(self, tokens: RawTokens) -> bytes:
         self._index += tokens.count
         return tokens.events

@@ -125,6 +125,17 @@ class Passage:
         figures.queue_s.observe(self._ticket.queue_s)
         figures.first_token_s.observe(self._first_token - self._sent)
 
+    def passed(self, event: bytes) -> None:
+        try:
+            self._count(1)
+            chunk = self._wish.passed(event)
+            if self._given and chunk:
+                self._client.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            elif chunk:
+                self._write(chunk)
+        except Exception as error:  # nobody above would see it: the answer must not hang
+            self._fault(error)
+
     def came(self, piece: Piece) -> None:
         try:
             if isinstance(piece, Completed):
@@ -133,18 +144,22 @@ class Passage:
                 self._count(piece.count if isinstance(piece, RawTokens) else 1)
                 if chunk := self._wish.chunk(piece):
                     self._write(chunk)
-        except Exception:
-            logger.exception("internal error", extra={"request_id": self._head.request_id})
-            self._cancel()
-            fault = InternalError(
-                "Something went wrong inside the gateway.", hint="The log has more under this request id."
-            )
-            self.failed(fault)
+        except Exception as error:  # the same
+            self._fault(error)
+
+    def _fault(self, error: Exception) -> None:
+        """An error of ours."""
+        logger.error("internal error", exc_info=error, extra={"request_id": self._head.request_id})
+        self._cancel()
+        fault = InternalError(
+            "Something went wrong inside the gateway.", hint="The log has more under this request id."
+        )
+        self.failed(fault)
 
     def _count(self, tokens: int) -> None:
         """Between tokens that come together is no time."""
         figures, now = self._accounts.figures, perf_counter()
-        self._ticket.heard()
+        self._ticket.heard(now)
         if self._tokens:
             figures.between_tokens_s.observe(now - self._gap_at)
         for _ in range(tokens - 1):

@@ -50,6 +50,10 @@ class Wish(Protocol):
         """Headers of a stream."""
         ...
 
+    def passed(self, event: bytes) -> bytes:
+        """What a stream says of one token as TGI wrote it."""
+        ...
+
     def chunk(self, piece: Token | RawTokens) -> bytes:
         """What a stream says of tokens; may be nothing."""
         ...
@@ -83,6 +87,9 @@ class TgiWish:
 
     def opening(self, model_id: str) -> Mapping[str, str]:
         return {**SSE_HEADERS, **tgi_answers.stream_headers(self._body, model_id, DIRECT)}
+
+    def passed(self, event: bytes) -> bytes:
+        return self._writer.passed(event)
 
     def chunk(self, piece: Token | RawTokens) -> bytes:
         return self._writer.raw(piece) if isinstance(piece, RawTokens) else self._writer.token(piece)
@@ -129,6 +136,9 @@ class NativeWish:
 
     def opening(self, model_id: str) -> Mapping[str, str]:
         return {**SSE_HEADERS, **origin_headers(model_id, DIRECT)}
+
+    def passed(self, event: bytes) -> bytes:
+        return self._writer.passed(event)
 
     def chunk(self, piece: Token | RawTokens) -> bytes:
         return self._writer.raw(piece) if isinstance(piece, RawTokens) else self._writer.token(piece)

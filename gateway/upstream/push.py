@@ -49,6 +49,10 @@ class Reads(Protocol):
         """Raise what the first event is if it is an error."""
         ...
 
+    def passes(self, data: bytes) -> bool:
+        """Whether ``data`` is one event, a token in the middle, in the very bytes that clients may get."""
+        ...
+
     def whole(self, events: list[bytes]) -> Completed | None:
         """The answer, if it is in these events, and nobody wants the tokens. None: read them one by one."""
         ...
@@ -76,6 +80,10 @@ class Receiver(Protocol):
 
     def began(self) -> None:
         """The first token is there. Its piece follows, if tokens were asked for."""
+        ...
+
+    def passed(self, event: bytes) -> None:
+        """One token, as TGI wrote it; only to those who said that they take it so."""
         ...
 
     def came(self, piece: Piece) -> None: ...
@@ -215,10 +223,17 @@ class Push:
         if self._held:
             return
         data = connection.take()
-        if self._refusal is not None:
+        # Nearly all that ever comes is a token by itself, that passes as it is.
+        if self._begun and self._decoder is None and self._reading.passes(data):
+            self._deadlines.tokens += 1
+            self.deadline = self._deadlines.next(monotonic())
+            self._receiver.passed(data)
+            if self._over:
+                return
+        elif self._refusal is not None:
             self._refused(connection, self._refusal, data)
             return
-        if data and self._read(data):
+        elif data and self._read(data):
             return
         if connection.ended:
             raise self._reading.broke_off()

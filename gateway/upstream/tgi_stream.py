@@ -18,6 +18,8 @@ _REASONS: Final[Mapping[object, FinishReason]] = {reason: reason for reason in g
 # In the text of a token the quotes would be escaped, so this is in every event but the last and errors.
 _UNFINISHED: Final = b'"generated_text":null'
 _INDEX: Final = b'{"index":'
+_BEGIN: Final = b"data: " + _INDEX
+_MIDDLE: Final = b'"generated_text":null,"details":null}\n\n'
 _TOKEN: Final = b'"token":{"id":'
 _NO_ID: Final = b'"id":null'
 _LINE_END: Final = re.compile(rb"\n|\xc2\x85|\xe2\x80[\xa8\xa9]")  # as some clients see it
@@ -79,6 +81,17 @@ class Reading:
         self._raw = raw and wants_tokens
         self.tokens = 0
         """How many have come."""
+
+    def passes(self, data: bytes) -> bool:
+        """Whether ``data`` is one event, a token in the middle, in the very bytes that clients may get."""
+        if not self._raw or not data.startswith(_BEGIN) or not data.endswith(_MIDDLE):
+            return False
+        if data.find(b"\n") != len(data) - 2 or _TOKEN not in data or _NO_ID in data:
+            return False
+        if not data.isascii() and _LINE_END.search(data, 0, len(data) - 2):
+            return False
+        self.tokens += 1
+        return True
 
     def whole(self, events: list[bytes]) -> Completed | None:
         """The answer, if it is in these events, and nobody wants the tokens. None: read them one by one."""
