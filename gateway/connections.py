@@ -32,6 +32,9 @@ logger = logging.getLogger("gateway.connections")
 MAX_HEAD_BYTES: Final = 65_536
 """Request line and headers together."""
 
+MOST_IN_A_ROW: Final = 16
+"""Requests that may wait on one connection, each for the answer to the one before it."""
+
 GRACE_S: Final = 0.02
 """Many clients send a body right behind its head, in another packet. The fast path waits this long for it."""
 
@@ -182,6 +185,10 @@ class Connection(HttpToolsProtocol):
             self._body, self._body_bytes = [], 0
         else:
             super().on_headers_complete()
+            if len(self.pipeline) < MOST_IN_A_ROW:
+                # uvicorn stops reading while a request waits for the one before it, and then does not see
+                # that the client has left.
+                self.flow.resume_reading()
 
     def _head_is_too_large(self) -> bool:
         if self._head_bytes + self._chunk_bytes <= MAX_HEAD_BYTES:

@@ -57,6 +57,8 @@ class FastPath:
         self.http = http
         self.metrics = services.metrics
         self.access_log = access_log
+        # What the ordinary way says where pages of other origins may ask. Those that do ask go that way.
+        self.vary = "vary: Origin\r\n" if services.settings.web_pages else ""
         self._dice = Random()  # noqa: S311  an id of a request is no secret
         self._line = services.generations
         self._manager = services.manager

@@ -301,7 +301,7 @@ class Passage:
 
     def _head_bytes(self, headers: Mapping[str, str]) -> bytes:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        close = "" if self.keep_alive else "connection: close\r\n"
+        close = self._path.vary + ("" if self.keep_alive else "connection: close\r\n")
         more = f"{lines}x-request-id: {self._head.request_id}\r\n{close}"
         return self._client.opening() + more.encode("latin-1")
 
