@@ -283,8 +283,14 @@ class Connection(HttpToolsProtocol):
 
     def opening(self) -> bytes:
         """The beginning of an answer of status 200."""
-        lines = [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
-        return b"".join([STATUS_LINE[200], *lines])
+        always = self.server_state.default_headers  # a new list with each second's date
+        if self._fast is None or self._fast.opening[0] is not always:
+            lines = [b"%b: %b\r\n" % pair for pair in always]
+            opening = b"".join([STATUS_LINE[200], *lines])
+            if self._fast is None:
+                return opening
+            self._fast.opening = (always, opening)
+        return self._fast.opening[1]
 
     def over(self, passage: Passage) -> None:
         """A passage has written its whole answer."""

@@ -67,6 +67,8 @@ class FastPath:
         self._machine = machine
         self._max_body_bytes = services.settings.max_body_bytes
         self.heads = Heads()
+        self.opening: tuple[object, bytes] = (None, b"")
+        """What answers of status 200 begin with, and what that was made of."""
         self.alarms = Alarms()
         self._pages = bool(services.settings.web_pages)
         self._envelope_of = envelope_of

@@ -53,8 +53,9 @@ class Reads(Protocol):
         """Whether ``data`` is one event, a token in the middle, in the very bytes that clients may get."""
         ...
 
-    def whole(self, events: list[bytes]) -> Completed | None:
-        """The answer, if it is in these events, and nobody wants the tokens. None: read them one by one."""
+    def whole(self, data: bytes) -> Completed | None:
+        """The answer, if ``data`` is all of it and nobody wants the tokens. None, and nothing was read,
+        otherwise."""
         ...
 
     def pieces(self, batch: list[bytes]) -> Iterator[Piece]:
@@ -255,6 +256,11 @@ class Push:
 
     def _read(self, data: bytes) -> bool:
         """Hand the pieces on. True when that was all, or nobody wants more."""
+        if not self._begun and (completed := self._reading.whole(data)) is not None:
+            self._receiver.began()
+            self._finish()
+            self._receiver.came(completed)
+            return True
         if self._decoder is None and (batch := whole_events(data)):
             pass  # how engines write: nothing is left over from one chunk to the next
         else:
@@ -267,10 +273,6 @@ class Push:
             self._begun = True
             self._reading.check(batch[0])
             self._receiver.began()
-        if (completed := self._reading.whole(batch)) is not None:
-            self._finish()
-            self._receiver.came(completed)
-            return True
         came = self._receiver.came
         for piece in self._reading.pieces(batch):
             if isinstance(piece, Completed):
