@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from gateway.device import DeviceMemory
 from gateway.errors import ModelUnavailable
@@ -47,22 +47,13 @@ from gateway.scheduler import (
     WakeAt,
 )
 from gateway.switch_costs import SwitchCosts
-from gateway.tickets import Condition, Entry, Progress, Ticket, error_for
+from gateway.tickets import FOUND, Condition, Entry, Progress, Ticket, error_for
 
 logger = logging.getLogger("gateway.models")
-
 SUPERVISOR_POLL_S = 1.0
 TAKE_OVER_PROBE_S = 2.0
 SHUTTING_DOWN = "The gateway is shutting down."
 COME_BACK = "Send the request again in a moment."
-FOUND: Mapping[Condition, Literal["ready", "starting", "stopping"]] = {
-    "answers": "ready",
-    "busy": "starting",
-    "loading": "starting",
-    "stopping": "stopping",
-}
-
-
 Operation = Callable[[Entry], Coroutine[None, None, None]]
 
 

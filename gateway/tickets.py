@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -26,6 +26,13 @@ class Progress:
 Condition = Literal["answers", "busy", "loading", "stopping", "ended"]
 """``busy``: it is there and does not answer now, because it works or hangs. ``loading``: its process is
 there and its port is closed, as it is until an engine has loaded, and again once it has crashed."""
+
+FOUND: Mapping[Condition, Literal["ready", "starting", "stopping"]] = {
+    "answers": "ready",
+    "busy": "starting",
+    "loading": "starting",
+    "stopping": "stopping",
+}
 
 
 class EngineControl(Protocol):

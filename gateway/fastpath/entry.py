@@ -22,7 +22,8 @@ from gateway.fastpath.wishes import ROUTES, Head, Wish
 from gateway.logs import AccessLog
 from gateway.preparing import GenerationRequest, Prepared
 from gateway.schemas import Clocks, Prompt
-from gateway.upstream.push import Alarms, Pushed
+from gateway.upstream.alarms import Alarms
+from gateway.upstream.push import Pushed
 from gateway.upstream.transport import EngineHttp
 
 logger = logging.getLogger("gateway.fastpath")

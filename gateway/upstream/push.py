@@ -18,6 +18,7 @@ import httpx
 from gateway.errors import GatewayError, InternalError
 from gateway.records import record
 from gateway.schemas import Clocks, Completed, Piece
+from gateway.upstream.alarms import Alarms
 from gateway.upstream.base import Truncated
 from gateway.upstream.connection import Connection
 from gateway.upstream.exchange import (
@@ -38,8 +39,6 @@ from gateway.wire.sse import SseDecoder, SseOverflow, whole_events
 logger = logging.getLogger("gateway.upstream")
 
 _OK: Final = 200
-ALARMS_EVERY_S: Final = 0.05
-"""How late a clock may be noticed."""
 
 
 class Reads(Protocol):
@@ -353,31 +352,6 @@ class Push:
         if connection is not None:
             connection.listener = None
             connection.discard()
-
-
-class Alarms:
-    """Looks at all calls under way, many times a second: a timer of its own would cost each of them more than
-    everything else about its clocks."""
-
-    def __init__(self) -> None:
-        self._all: set[Push] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, push: Push) -> None:
-        self._all.add(push)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(ALARMS_EVERY_S, self._look)
-
-    def remove(self, push: Push) -> None:
-        self._all.discard(push)
-
-    def _look(self) -> None:
-        self._timer = None
-        now = monotonic()
-        for push in [push for push in self._all if push.deadline <= now]:
-            push.ring(now)
-        if self._all:
-            self._timer = asyncio.get_running_loop().call_later(ALARMS_EVERY_S, self._look)
 
 
 class _Tail:
