@@ -26,6 +26,7 @@ from gateway.fastpath.heads import Known
 from gateway.fastpath.passage import Passage
 from gateway.fastpath.wishes import ROUTES
 from gateway.tickets import Begun
+from gateway.wire.heads import without_upgrade
 
 logger = logging.getLogger("gateway.connections")
 
@@ -156,8 +157,10 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._fast is not None and self._between_requests() and self._take_known(self._fast, data):
-            return
+        if self._between_requests():
+            if self._fast is not None and self._take_known(self._fast, data):
+                return
+            data = without_upgrade(data)
         self._chunk_bytes, self._chunk = len(data), data
         super().data_received(data)
         self._chunk = b""
@@ -173,6 +176,10 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._in_body, self._head_bytes = True, False, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:  # what comes behind a body is a trailer, and says nothing here
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         if self._refused:
