@@ -158,7 +158,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._fast is not None and self._between_requests() and self._take_known(self._fast, data):
             return
-        self._chunk_bytes, self._chunk = len(data), data
+        # Of a head that began before, or behind a body, these bytes are not the whole: nobody may learn from them.
+        self._chunk_bytes, self._chunk = len(data), b"" if self._in_head or self._in_body else data
         super().data_received(data)
         self._chunk = b""
         if self._body is not None and self._grace is None:
@@ -259,6 +260,8 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _begin(self, fast: FastPath, known: Known, body: bytes) -> bool:
+        if self.flow.write_paused:
+            return False  # the client does not read: the ordinary way waits before it writes more
         passage = fast.take(self, known, body)
         if passage is None:
             return False
@@ -281,10 +284,16 @@ class Connection(HttpToolsProtocol):
             self._grace.cancel()
             self._grace = None
 
-    def opening(self) -> bytes:
-        """The beginning of an answer of status 200."""
+    def opening(self, status: int = 200) -> bytes:
+        """The beginning of an answer."""
         lines = [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
-        return b"".join([STATUS_LINE[200], *lines])
+        return b"".join([STATUS_LINE[status], *lines])
+
+    def shutdown(self) -> None:
+        """A request whose head has come is finished, so also one that is held for its body."""
+        if self._body is not None:
+            self._go_ordinary()
+        super().shutdown()
 
     def over(self, passage: Passage) -> None:
         """A passage has written its whole answer."""
@@ -351,7 +360,14 @@ class Connection(HttpToolsProtocol):
         if self.cycle is passage:  # type: ignore[comparison-overlap]
             self.cycle = cycle
         self._passage = None
-        self._start_asgi_task(cycle, self.app)
+
+        async def ordinary(*asgi: Any) -> None:
+            try:
+                await self.app(*asgi)
+            finally:
+                begun.ticket.close()  # it may have been refused before anybody took the place over
+
+        self._start_asgi_task(cycle, ordinary)
 
     # ------------------------------------------------------------ refusing
 

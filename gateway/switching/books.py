@@ -139,6 +139,7 @@ class Model:
         del self.running[request.id]
         if request.granted_at is not None:
             self.history.service.add(now - request.granted_at)
+            self.history.occupancy.add(now - request.granted_at)
 
     def enqueue(self, request: Request) -> None:
         self.waiting[request.id] = request

@@ -350,7 +350,7 @@ class Push:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.listener = None
-            connection.discard()
+            self._http.pool.give_back(connection)  # which keeps it behind a refusal that came whole
 
 
 class Alarms:
@@ -370,12 +370,11 @@ class Alarms:
         self._all.discard(push)
 
     def _look(self) -> None:
-        self._timer = None
-        now = monotonic()
+        self._timer, now = None, monotonic()
+        if self._all:  # set first: what goes wrong below must not stop the others' clocks
+            self._timer = asyncio.get_running_loop().call_later(ALARMS_EVERY_S, self._look)
         for push in [push for push in self._all if push.deadline <= now]:
             push.ring(now)
-        if self._all:
-            self._timer = asyncio.get_running_loop().call_later(ALARMS_EVERY_S, self._look)
 
 
 class _Tail:
