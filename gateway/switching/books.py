@@ -216,6 +216,11 @@ class Device:
         """Held by what could not be stopped, where another try is worth waiting for."""
         return sum(m.holds_bytes for m in self.models if m.stuck and m.stop_failures < STOPS_TO_WAIT_FOR)
 
+    def note_use(self, model: Model) -> None:
+        """A request was let in. It may have ended before anybody notes what is quiet."""
+        if model.policy.managed:
+            self.quiet_since = None
+
     def note_quiet(self, now: float) -> None:
         moving = (State.STARTING, State.DRAINING, State.STOPPING)
         ours = [m for m in self.models if m.policy.managed]
