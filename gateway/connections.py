@@ -161,7 +161,8 @@ class Connection(HttpToolsProtocol):
             if self._fast is not None and self._take_known(self._fast, data):
                 return
             data = without_upgrade(data)
-        self._chunk_bytes, self._chunk = len(data), data
+        # Of a head that began before, or behind a body, these are not all bytes: nobody may learn from them.
+        self._chunk_bytes, self._chunk = len(data), b"" if self._in_head or self._in_body else data
         super().data_received(data)
         self._chunk = b""
         if self._body is not None and self._grace is None:
@@ -266,6 +267,8 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _begin(self, fast: FastPath, known: Known, body: bytes) -> bool:
+        if self.flow.write_paused:
+            return False  # the client does not read: the ordinary way waits before it writes more
         passage = fast.take(self, known, body)
         if passage is None:
             return False
@@ -288,16 +291,22 @@ class Connection(HttpToolsProtocol):
             self._grace.cancel()
             self._grace = None
 
-    def opening(self) -> bytes:
-        """The beginning of an answer of status 200."""
-        always = self.server_state.default_headers  # a new list with each second's date
-        if self._fast is None or self._fast.opening[0] is not always:
-            lines = [b"%b: %b\r\n" % pair for pair in always]
-            opening = b"".join([STATUS_LINE[200], *lines])
-            if self._fast is None:
-                return opening
-            self._fast.opening = (always, opening)
-        return self._fast.opening[1]
+    def opening(self, status: int = 200) -> bytes:
+        """The beginning of an answer."""
+        always, fast = self.server_state.default_headers, self._fast
+        if status == 200 and fast is not None and fast.opening[0] is always:
+            return fast.opening[1]  # a new list comes with each second's date
+        lines = [b"%b: %b\r\n" % pair for pair in always]
+        opening = b"".join([STATUS_LINE[status], *lines])
+        if status == 200 and fast is not None:
+            fast.opening = (always, opening)
+        return opening
+
+    def shutdown(self) -> None:
+        """A request whose head has come is finished, so also one that is held for its body."""
+        if self._body is not None:
+            self._go_ordinary()
+        super().shutdown()
 
     def over(self, passage: Passage) -> None:
         """A passage has written its whole answer."""
@@ -364,7 +373,14 @@ class Connection(HttpToolsProtocol):
         if self.cycle is passage:  # type: ignore[comparison-overlap]
             self.cycle = cycle
         self._passage = None
-        self._start_asgi_task(cycle, self.app)
+
+        async def ordinary(*asgi: Any) -> None:
+            try:
+                await self.app(*asgi)
+            finally:
+                begun.ticket.close()  # it may have been refused before anybody took the place over
+
+        self._start_asgi_task(cycle, ordinary)
 
     # ------------------------------------------------------------ refusing
 

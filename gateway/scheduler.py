@@ -138,6 +138,7 @@ class Scheduler:
         if not record.can_admit():
             return False
         record.let_in(request_id, mark, now, self._requests)
+        self._device(record).note_use(record)
         return True
 
     def ended_quietly(self, request_id: int, now: float) -> bool:
@@ -220,6 +221,7 @@ class Scheduler:
             model.promises.drop(event.mark, now)
             self._requests[request.id] = request
             self._life.admit(request, now)
+            self._device(model).note_use(model)
             return ()  # nothing else can have changed
         refusal = refused_because(request, now)
         if refusal is not None:

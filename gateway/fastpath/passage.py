@@ -38,8 +38,8 @@ class Client(Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
-    def opening(self) -> bytes:
-        """``200 OK`` and the headers that every answer has."""
+    def opening(self, status: int = 200) -> bytes:
+        """The status line, and the headers that every answer has."""
         ...
 
     def over(self, passage: Passage) -> None:
@@ -172,11 +172,11 @@ class Passage:
         self._ticket.heard()
         finished = perf_counter()
         answer = self._answer(done, finished)
+        self._figures(done, finished - self._first_token)  # before: what they cannot count is not answered
         if self._wish.asked.stream:
             self._write(self._wish.last(answer), _END)
         else:
             self._whole(answer)
-        self._figures(done, finished - self._first_token)
         self._ticket.left("answered")
         self._ticket.close()
         total_s = perf_counter() - self._head.started
@@ -274,10 +274,8 @@ class Passage:
             self._client.over(self)
             return
         answer = error_response(error, self._head.request_id, self._path.envelope(self._head.known.path))
-        lines = b"".join([b"%b: %b\r\n" % pair for pair in answer.raw_headers])
-        self._client.transport.write(
-            b"HTTP/1.1 %d \r\n%bconnection: close\r\n\r\n%b" % (answer.status_code, lines, bytes(answer.body))
-        )
+        head = self._head_bytes(answer.headers, answer.status_code)
+        self._client.transport.write(b"%b\r\n%b" % (head, bytes(answer.body)))
         self._leave(str(answer.status_code))
         self._client.over(self)
 
@@ -299,11 +297,11 @@ class Passage:
             framed = b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, framed)
         self._client.transport.write(framed)
 
-    def _head_bytes(self, headers: Mapping[str, str]) -> bytes:
+    def _head_bytes(self, headers: Mapping[str, str], status: int = 200) -> bytes:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         close = self._path.vary + ("" if self.keep_alive else "connection: close\r\n")
         more = f"{lines}x-request-id: {self._head.request_id}\r\n{close}"
-        return self._client.opening() + more.encode("latin-1")
+        return self._client.opening(status) + more.encode("latin-1")
 
     # ------------------------------------------------------------ the end
 

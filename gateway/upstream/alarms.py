@@ -38,9 +38,8 @@ class Alarms:
         self._all.discard(one)
 
     def _look(self) -> None:
-        self._timer = None
-        now = monotonic()
+        self._timer, now = None, monotonic()
+        if self._all:  # set first: what goes wrong below must not stop the others' clocks
+            self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._look)
         for one in [one for one in self._all if one.deadline <= now]:
             one.ring(now)
-        if self._all:
-            self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._look)

@@ -351,7 +351,7 @@ class Push:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.listener = None
-            connection.discard()
+            self._http.pool.give_back(connection)  # which keeps it behind a refusal that came whole
 
 
 class _Tail:
