@@ -62,9 +62,9 @@ class Scripted:
 
     scripts: list[Sequence[Step]] = field(default_factory=lambda: [[whole()]])
     asked: int = 0
-    connections: int = 0
     left: int = 0
     """How many clients left while the engine held."""
+    holds: bool = False
     gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class Scripted:
     def play(self, *scripts: Sequence[Step]) -> None:
         """From now on, and counting anew."""
         self.gate.clear()
-        self.scripts, self.asked, self.left, self.connections = list(scripts), 0, 0, 0
+        self.scripts, self.asked, self.left, self.holds = list(scripts), 0, 0, False
 
     def close(self) -> None:
         self.gate.set()
@@ -140,6 +140,7 @@ class Scripted:
         elif step == "GATE":
             return self.gate.wait(DEADLINE_S)
         elif step == "HOLD":
+            self.holds = True
             with contextlib.suppress(OSError):
                 client.recv(1)
             self.left += 1

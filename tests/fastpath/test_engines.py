@@ -164,11 +164,16 @@ CLOCKS: dict[str, list[Step]] = {
     "keep-alives alone": [STREAM, *[chunk(b":\n\n"), 0.15] * 8, "HOLD"],
     "silence after a token": [STREAM, chunk(token(1)), "HOLD"],
     "keep-alives after a token": [STREAM, chunk(token(1)), *[chunk(b":\n\n"), 0.15] * 8, "HOLD"],
-    "no end": [STREAM, *[step for n in range(1, 20) for step in (chunk(token(n)), 0.15)], "HOLD"],
     "a refusal without an end": [b"HTTP/1.1 500 I\r\ncontent-length: 20\r\n\r\nno", "HOLD"],
 }
 
+BRIEF: dict[str, list[Step]] = {
+    "no answer": ["HOLD"],
+    "no end": [STREAM, chunk(token(1)), "PAUSE", chunk(token(2)), "HOLD"],
+}
 forms = pytest.mark.parametrize("form", FORMS)
+some_forms = pytest.mark.parametrize("form", ["plain", "native stream"])
+other_forms = pytest.mark.parametrize("form", ["native", "stream"])
 
 
 @forms
@@ -177,19 +182,34 @@ def test_good_answers(ways: Ways, form: str, script: list[Step]) -> None:
     assert ways.check(form, script).status == 200
 
 
-@forms
+@some_forms
 @pytest.mark.parametrize("script", REFUSALS.values(), ids=REFUSALS)
 def test_refusals(ways: Ways, form: str, script: list[Step]) -> None:
     ways.check(form, script)
 
 
-@forms
+@other_forms
 @pytest.mark.parametrize("script", BROKEN.values(), ids=BROKEN)
 def test_answers_that_break_off(ways: Ways, form: str, script: list[Step]) -> None:
     ways.check(form, script)
 
 
-@forms
+@some_forms
 @pytest.mark.parametrize("script", CLOCKS.values(), ids=CLOCKS)
 def test_clocks(ways: Ways, form: str, script: list[Step]) -> None:
     ways.check(form, script, name="hasty")
+
+
+@other_forms
+@pytest.mark.parametrize("script", BRIEF.values(), ids=BRIEF)
+def test_the_clock_of_the_whole(ways: Ways, form: str, script: list[Step]) -> None:
+    ways.check(form, script, name="brief")
+
+
+@forms
+@pytest.mark.parametrize("first", ["closes", "overloaded", "a head alone", "after a token", "error first"])
+def test_another_replica_answers_where_that_is_allowed(ways: Ways, form: str, first: str) -> None:
+    """Until something was given to the client; and where nobody can answer, what the last one said."""
+    script = {**BROKEN, **REFUSALS}[first]
+    ways.check(form, script, name="two", second=[whole()])
+    ways.check(form, script, name="two", second=script)
