@@ -1,0 +1,36 @@
+"""A source of requests at a rate, for finding out how much the gateway and its engine can take."""
+
+from __future__ import annotations
+
+import gevent
+from locust import constant_pacing, task
+
+from loadtest.users.base import Asked, GatewayUser
+
+MOST_ATTEMPTS = 3
+
+
+class SaturatingUser(GatewayUser):
+    """Begins a request every ``--pace-s`` seconds, however long answers take below that, so that the load
+    grows with the number of users. Who is refused comes back when Retry-After says, up to twice."""
+
+    kind = "saturating"
+
+    def on_start(self) -> None:
+        super().on_start()
+        self._paced = constant_pacing(self.desk.settings.pace_s)
+        # All of them at once would come in waves.
+        gevent.sleep(self.prompts.between(0.0, self.desk.settings.pace_s))
+
+    def wait_time(self) -> float:
+        return float(self._paced(self))
+
+    @task
+    def generate(self) -> None:
+        target = self.prompts.target()
+        ask = self.prompts.ask(target)
+        for attempt in range(1, MOST_ATTEMPTS + 1):
+            record, _ = self.ask(Asked(target, ask, stream=True, attempt=attempt))
+            if record.outcome != "refused" or record.retry_after_s is None:
+                return
+            gevent.sleep(record.retry_after_s)
