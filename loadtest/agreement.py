@@ -9,11 +9,11 @@ their client would say. How many did is reported.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.pages import Page
+from loadtest.pages import Page, minus
 from loadtest.records import Record
 
 GONE = ("left", "cut")
@@ -37,21 +37,40 @@ def _equal(what: str, about: str, **sides: float) -> Check:
     return Check(what, about, sides, len(set(sides.values())) == 1)
 
 
-def check(
-    records: Sequence[Record],
-    locust: Iterable[Mapping[str, Any]],
-    gateway: Page,
-    engines: Mapping[str, Page] | None,
-) -> list[Check]:
-    """Everything that can be compared. ``engines`` is None where they cannot be asked."""
-    found = [*_with_locust(records, locust), *_with_gateway(records, gateway)]
-    found += _tokens(records, gateway)
-    if engines is not None:
-        found += _with_engines(records, gateway, engines)
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What the others counted. ``engines`` and ``logged`` are None where they cannot be had: ``logged`` has
+    how often each request stands in the gateway's log, by its id."""
+
+    locust: Sequence[Mapping[str, Any]]
+    gateway: Page
+    engines: Mapping[str, Page] | None = None
+    logged: Mapping[str, int] | None = None
+
+
+def check(records: Sequence[Record], counted: Counted) -> list[Check]:
+    """Everything that can be compared."""
+    found = [*_with_locust(records, counted.locust)]
+    sent = records
+    if counted.logged is not None:
+        # The end of the run may cut off a request while its connection is made: that one was never sent.
+        sent = [one for one in records if one.outcome != "cut" or one.request_id in counted.logged]
+        found.append(_with_log(sent, counted.logged, len(records) - len(sent)))
+    found += [*_with_gateway(sent, counted.gateway), *_tokens(sent, counted.gateway)]
+    if counted.engines is not None:
+        found += _with_engines(sent, counted.gateway, counted.engines)
     return found
 
 
-def _with_locust(records: Sequence[Record], locust: Iterable[Mapping[str, Any]]) -> list[Check]:
+def _with_log(sent: Sequence[Record], logged: Mapping[str, int], unsent: int) -> Check:
+    """Request by request: each one that was sent has one line, and no line is without a request."""
+    ours = {record.request_id for record in sent}
+    once = all(logged.get(name) == 1 for name in ours)
+    sides = {"clients": float(len(sent)), "log": float(sum(logged.values())), "never_sent": float(unsent)}
+    return Check("each_once", "", sides, once and ours == logged.keys())
+
+
+def _with_locust(records: Sequence[Record], locust: Sequence[Mapping[str, Any]]) -> list[Check]:
     """Locust knows no request that the end of the run cut off."""
     totals = [counts["total"] for counts in locust]
     ended = [record for record in records if record.outcome != "cut"]
@@ -156,3 +175,8 @@ def _engine_tokens(model: str, records: Sequence[Record], page: Page) -> Check:
     made = page.sum("tgi_request_generated_tokens_sum")
     sides = {"clients": float(sum(whole)), "engine": made}
     return Check("engine_tokens", model, sides, sum(whole) <= made <= sum(whole) + sum(gone[: max(0, extra)]))
+
+
+def grown(after: Page, before: Page) -> Page:
+    """What the gateway counted between two readings: one at somebody else's has counted before."""
+    return minus(after, before)

@@ -54,7 +54,7 @@ def _add_what(arguments: ArgumentParser) -> None:
         "--engine",
         choices=("calibrated", "small"),
         default="calibrated",
-        help="calibrated: as fast as the two models on a 12 GB card; small: the real ones of models/local.yaml",
+        help="calibrated: as fast as two models on a 12 GB card; small: the real ones of models/local.yaml",
     )
     group.add_argument("--url", default="", help="a gateway that runs; nothing is started")
     group.add_argument("--port", type=int, default=0, help="of the gateway that is started (a free one)")
@@ -79,8 +79,8 @@ def _add_how(arguments: ArgumentParser) -> None:
         "--saturation", action="store_true", help="also: a ramp, and twice the load at its knee"
     )
     group.add_argument("--step", type=duration, default=12.0, help="of the ramp (12s)")
-    group.add_argument("--steps", type=_count, default=12, help="of the ramp (12)")
-    group.add_argument("--step-users", type=_count, default=20, help="more users with each step (20)")
+    group.add_argument("--steps", type=_count, default=20, help="of the ramp, at most (20)")
+    group.add_argument("--step-users", type=_count, default=30, help="more users with each step (30)")
     group.add_argument(
         "--max-queue", type=_count, default=16, help="limits.max_queue of the models in the ramp (16)"
     )

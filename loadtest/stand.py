@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ CARD = "12282MiB"
 """The memory of an RTX 4070 Super: room for one of the two models."""
 _START_S, _READY_S, _STOP_S, _IDLE_S = 60.0, 240.0, 90.0, 60.0
 _ANSWER_S = 10.0
+_REQUEST = re.compile(r"\bload-[0-9a-f]{16}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,14 @@ class Stand:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             found[row["id"]] = added(final_pages(text))
         return found
+
+    def logged(self) -> dict[str, int] | None:
+        """How often each request of a load test stands in the access log, by its id."""
+        if self.process is None:
+            return None
+        text = (self.folder / "gateway.log").read_text(encoding="utf-8", errors="replace")
+        lines = (line for line in text.splitlines() if "gateway.access" in line)
+        return dict(Counter(found[0] for line in lines if (found := _REQUEST.search(line)) is not None))
 
 
 def _counts_file(folder: Path, model: str) -> Path:

@@ -30,7 +30,7 @@ class SaturatingUser(GatewayUser):
         target = self.prompts.target()
         ask = self.prompts.ask(target)
         for attempt in range(1, MOST_ATTEMPTS + 1):
-            record, _ = self.ask(Asked(target, ask, stream=True, attempt=attempt))
+            record, _ = self.ask(Asked(target, ask, attempt=attempt))
             if record.outcome != "refused" or record.retry_after_s is None:
                 return
             gevent.sleep(record.retry_after_s)
