@@ -172,13 +172,11 @@ def registry_of(setup: Setup, folder: Path) -> dict[str, Any]:
 
 def _stand_in(row: dict[str, Any], setup: Setup) -> None:
     """An echo engine in place of a container; limits and timeouts stay."""
-    model, limits = row["id"], row["limits"]
+    model = row["id"]
     for key in ("url", "supervisor", "weights"):
         row.pop(key, None)
     row["command"] = ["{python}", "-m", "gateway.engine", "--backend", "echo", "--port", "{port}"]
     row["command"] += ["--model-id", CALIBRATED[model]]
-    row["command"] += ["--max-input-tokens", str(limits["max_input_tokens"])]
-    row["command"] += ["--max-total-tokens", str(limits["max_total_tokens"])]
     row["command"] += calibrated(model, setup.speed_scale, load=setup.load)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -20,6 +23,7 @@ from gateway.engine.echo import EchoBackend, EchoSettings
 from gateway.engine.metrics import Metrics
 from gateway.engine.server import Api, create_app
 from gateway.engine.service import Service
+from gateway.engine.speed import Speed, UnknownSpeed, names, speed_of
 from gateway.wire.tgi import KEEP_ALIVE_S, Limits
 
 _log = logging.getLogger("text_generation_launcher")
@@ -53,13 +57,15 @@ def _add_llama(arguments: ArgumentParser) -> None:
 
 
 def _add_echo(arguments: ArgumentParser) -> None:
-    group = arguments.add_argument_group("echo")
-    group.add_argument("--load-s", type=float, default=0.0)
-    group.add_argument("--first-token-s", type=float, default=0.0)
-    group.add_argument("--tokens-per-s", type=float, default=0.0, help="per stream; 0 is unlimited")
-    group.add_argument("--prefill-tokens-per-s", type=float, default=0.0, help="0 is unlimited")
-    group.add_argument("--max-input-tokens", type=_positive, default=1024)
-    group.add_argument("--max-total-tokens", type=_positive, default=2048)
+    group = arguments.add_argument_group("echo", "Single options win over --speed, and are not scaled.")
+    group.add_argument("--speed", metavar="NAME", help=f"{', '.join(names())}, or a .toml file")
+    group.add_argument("--speed-scale", type=_rate, default=1.0, help="makes --speed so many times faster")
+    group.add_argument("--load-s", type=float, help="(0)")
+    group.add_argument("--first-token-s", type=float, help="(0)")
+    group.add_argument("--tokens-per-s", type=float, help="per stream; 0 is unlimited")
+    group.add_argument("--prefill-tokens-per-s", type=float, help="0 is unlimited")
+    group.add_argument("--max-input-tokens", type=_positive, help="(1024)")
+    group.add_argument("--max-total-tokens", type=_positive, help="(2048)")
     group.add_argument("--memory-bytes", type=int, default=0, help="really allocated and written")
     group.add_argument(
         "--fail", choices=("none", "load", "mid-stream", "hang", "ignore-sigterm"), default="none"
@@ -74,25 +80,67 @@ def _positive(text: str) -> int:
     return value
 
 
-def build(options: Namespace) -> tuple[Backend, Limits, int]:
-    """The backend, its limits and its number of slots."""
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What is served: a backend, what it takes per request, and how many run together."""
+
+    backend: Backend
+    limits: Limits
+    slots: int
+    batch_tokens: int | None = None
+
+
+def build(options: Namespace) -> Engine:
+    """Raises UnknownSpeed."""
     if options.backend == "llama":
         return _llama(options)
+    speed = _speed(options) if options.speed is not None else None
     settings = EchoSettings(
         model_id=options.model_id,
-        load_s=options.load_s,
-        first_token_s=options.first_token_s,
-        tokens_per_s=options.tokens_per_s,
-        prefill_tokens_per_s=options.prefill_tokens_per_s,
+        load_s=speed.load_s if speed is not None else options.load_s or 0.0,
+        first_token_s=options.first_token_s or 0.0,
+        tokens_per_s=options.tokens_per_s or 0.0,
+        prefill_tokens_per_s=options.prefill_tokens_per_s or 0.0,
         memory_bytes=options.memory_bytes,
         fail=options.fail,
         fail_after_tokens=options.fail_after_tokens,
+        speed=speed,
     )
-    limits = Limits(options.max_input_tokens, options.max_total_tokens, options.max_concurrent)
-    return EchoBackend(settings), limits, options.slots or options.max_concurrent
+    max_input_tokens = speed.max_input_tokens if speed is not None else options.max_input_tokens or 1024
+    max_total_tokens = speed.max_total_tokens if speed is not None else options.max_total_tokens or 2048
+    limits = Limits(max_input_tokens, max_total_tokens, options.max_concurrent)
+    slots = speed.slots if speed is not None else options.slots or options.max_concurrent
+    return Engine(EchoBackend(settings), limits, slots, speed.batch_tokens if speed is not None else None)
 
 
-def _llama(options: Namespace) -> tuple[Backend, Limits, int]:
+def _speed(options: Namespace) -> Speed:
+    """The preset with what was given one by one in its place: a figure of 0 is no time at all."""
+    speed = speed_of(options.speed).scaled(options.speed_scale)
+    given: dict[str, Any] = {}
+    for name in ("load_s", "slots", "max_input_tokens", "max_total_tokens"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    if options.first_token_s is not None:
+        given["prefill_fixed_s"] = options.first_token_s
+    if options.prefill_tokens_per_s is not None:
+        given["prefill_s_per_token"] = _per_s(options.prefill_tokens_per_s)
+    if options.tokens_per_s is not None:
+        given |= {"decode_s": ((1, _per_s(options.tokens_per_s)),), "context_s_per_token": 0.0}
+    return replace(speed, **given)
+
+
+def _per_s(rate: float) -> float:
+    return 1 / rate if rate else 0.0
+
+
+def _llama(options: Namespace) -> Engine:
     # Here and not above: echo engines are started by the dozen, and a third of their start would be httpx.
     from gateway.engine.llama import LlamaBackend, LlamaSettings
 
@@ -104,7 +152,7 @@ def _llama(options: Namespace) -> tuple[Backend, Limits, int]:
         threads=options.threads or _processors(),
     )
     limits = Limits(options.context_per_slot - 1, options.context_per_slot, options.max_concurrent)
-    return LlamaBackend(settings), limits, slots
+    return Engine(LlamaBackend(settings), limits, slots)
 
 
 def _processors() -> int:
@@ -133,10 +181,10 @@ class _Server(uvicorn.Server):
             _log.info("Listening on http://%s:%s phase=ready progress=1", host, port)
 
 
-async def _run(options: Namespace) -> int:
-    backend, limits, slots = build(options)
+async def _run(options: Namespace, engine: Engine) -> int:
+    backend, limits = engine.backend, engine.limits
     metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens)
-    service = Service(backend, limits, metrics, slots=slots)
+    service = Service(backend, limits, metrics, slots=engine.slots, batch_tokens=engine.batch_tokens)
     app = create_app(Api(service, options.model_id, options.keep_alive_s))
     server = _Server(
         uvicorn.Config(
@@ -181,7 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.backend == "llama" and not options.model:
         parser().error("--backend llama needs --model")
-    options.model_id = options.model_id or options.model or "echo"
+    if options.speed_scale != 1.0 and options.speed is None:
+        parser().error("--speed-scale scales a --speed, and none is given")
+    options.model_id = options.model_id or options.model or options.speed or "echo"
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,
@@ -189,8 +239,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for noisy in ("uvicorn", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        engine = build(options)
+    except UnknownSpeed as error:
+        parser().error(str(error))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_run(options))
+        return runner.run(_run(options, engine))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

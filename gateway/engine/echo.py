@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gateway.engine.backend import Job, LoadFailed, PromptToken, Step
+from gateway.engine.batch import Batch
 from gateway.engine.instances import instance_of
+from gateway.engine.speed import Speed
 from gateway.wire.tgi import FinishReason, GenerateParameters, token_body
 
 Failure = Literal["none", "load", "mid-stream", "hang", "ignore-sigterm"]
@@ -35,7 +37,10 @@ _log = logging.getLogger("text_generation_launcher")
 
 @dataclass(frozen=True, slots=True)
 class EchoSettings:
-    """Pace and faults. A rate of 0 is unlimited; ``fail_after_tokens`` is for mid-stream and hang."""
+    """Pace and faults. A rate of 0 is unlimited; ``fail_after_tokens`` is for mid-stream and hang.
+
+    With ``speed`` streams share the steps of one batch, and the rates here are not used.
+    """
 
     model_id: str
     load_s: float = 0.0
@@ -45,6 +50,7 @@ class EchoSettings:
     memory_bytes: int = 0
     fail: Failure = "none"
     fail_after_tokens: int = 5
+    speed: Speed | None = None
 
 
 class EchoBackend:
@@ -55,11 +61,15 @@ class EchoBackend:
     def __init__(self, settings: EchoSettings) -> None:
         self._settings = settings
         self._memory = bytearray()
+        self._batch = Batch(settings.speed, time.monotonic, asyncio.sleep) if settings.speed else None
 
     async def load(self) -> None:
         """Take ``load_s``, saying what TGI's launcher says. Raises LoadFailed in fail mode ``load``."""
         half_s = self._settings.load_s / 2
         started = time.monotonic()
+        speed = self._settings.speed
+        if speed is not None:
+            _log.info("Speed of %s; it would take %d bytes", self._settings.model_id, speed.memory_bytes)
         _log.info("Starting check and download process for %s", self._settings.model_id)
         _log.info("Files are already present on the host. Skipping download.")
         _log.info("Starting shard rank=0")
@@ -77,6 +87,8 @@ class EchoBackend:
 
     async def close(self) -> None:
         self._memory = bytearray()
+        if self._batch is not None:
+            await self._batch.close()
 
     def healthy(self) -> bool:
         return True
@@ -100,7 +112,23 @@ class EchoBackend:
             return "`decoder_input_details` is not supported by this engine"
         return None
 
-    async def generate(self, job: Job) -> AsyncGenerator[Step]:
+    def generate(self, job: Job) -> AsyncGenerator[Step]:
+        return self._alone(job) if self._batch is None else self._batched(job, self._batch)
+
+    async def _batched(self, job: Job, batch: Batch) -> AsyncGenerator[Step]:
+        steps = list(
+            speak(job)
+        )  # known beforehand, so that its seat ends on the batch's clock, not the reader's
+        seat = batch.enter(len(job.tokens), len(steps))
+        try:
+            for step in steps:
+                await self._misbehave(step.index)
+                await seat.token()
+                yield step
+        finally:
+            batch.leave(seat)
+
+    async def _alone(self, job: Job) -> AsyncGenerator[Step]:
         first_due_s = time.monotonic() + self._first_token_s(job)
         interval_s = 1 / self._settings.tokens_per_s if self._settings.tokens_per_s else 0.0
         for step in speak(job):

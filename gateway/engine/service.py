@@ -12,6 +12,7 @@ from typing import Any
 from gateway.engine.backend import Backend, EngineError, GenerationFailed, Job, Overloaded, Step
 from gateway.engine.metrics import Gauge, Metrics
 from gateway.engine.requests import prepare, random_seed
+from gateway.engine.room import Room
 from gateway.wire.tgi import FinishReason, GenerateRequest, Limits, token_body
 
 
@@ -105,13 +106,21 @@ def token_of(step: Step) -> dict[str, Any]:
 class Service:
     """One backend, its limits and its slots."""
 
-    def __init__(self, backend: Backend, limits: Limits, metrics: Metrics, *, slots: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        slots: int,
+        batch_tokens: int | None = None,
+    ) -> None:
         self.backend = backend
         self.limits = limits
         self.metrics = metrics
         # The queue is here and not in the engine: what waits in llama.cpp cannot be cancelled there, and a
         # crowd that leaves would keep it busy for seconds.
-        self._slots = asyncio.Semaphore(slots)
+        self._room = Room(slots, batch_tokens)
         self._present = 0
 
     @contextmanager
@@ -143,8 +152,9 @@ class Service:
 
     async def run(self, job: Job, timing: Timing) -> AsyncGenerator[Step]:
         """Wait for a slot, then generate. Closing the generator frees the slot, waited for or held."""
+        tokens = len(job.tokens) + job.max_new_tokens
         with _raised(self.metrics.queued):
-            await self._slots.acquire()
+            await self._room.enter(tokens)
         try:
             timing.running_s = timing.running_s or time.monotonic()
             with _raised(self.metrics.running):
@@ -152,7 +162,7 @@ class Service:
                     async for step in steps:
                         yield step
         finally:
-            self._slots.release()
+            self._room.leave(tokens)
 
     async def complete(self, job: Job, timing: Timing) -> list[Transcript]:
         """Run to the end, ``best_of`` times; the most probable comes first."""

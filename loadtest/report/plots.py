@@ -146,7 +146,7 @@ def _shares(axes: Any, values: Sequence[float], label: str, colour: str) -> None
 
 
 def programs(part: PartData, path: Path) -> None:
-    """What gateway, engines and Locust took: processor, memory, descriptors; and the card, if there is one."""
+    """What gateway, engines and Locust took: processor, memory, descriptors; and cards, if there are any."""
     cards = any(row["gpu"] for row in part.samples)
     with drawn(path, 4 if cards else 3, 9 if cards else 7) as panels:
         cpu, memory, handles = panels[:3]
