@@ -63,6 +63,7 @@ class Sampler(threading.Thread):
             children = self._gateway.children(recursive=True)
             engines = [one for one in children if _is_engine(one)]
             row["engines"] = [process_row(one) for one in engines]
+            row["supervisors"] = [process_row(one) for one in children if one not in engines]
         if self.locust is not None:
             with contextlib.suppress(psutil.Error):
                 row["locust"] = tree_row(self.locust)
