@@ -10,7 +10,7 @@ from loadtest.records import Record
 from loadtest.stats import Spread, spread
 
 IN_A_ROW, MORE = 3, 1.03
-AT_THE_KNEE = 0.95
+AT_THE_KNEE = 0.97
 """The knee is the least load that brings this share of the most answers per second."""
 SETTLES = 1 / 3
 """Of a step, until users are there and their first answers are in."""

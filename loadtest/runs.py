@@ -180,7 +180,7 @@ def _saturated(options: Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _twice_s(options: Namespace) -> float:
-    return float(max(options.step, 12.0 if options.quick else TWICE_S))
+    return float(max(options.step, 24.0 if options.quick else TWICE_S))
 
 
 def _ramp(options: Namespace, model: str) -> Part:

@@ -91,10 +91,10 @@ def section(found: Results, say: Say) -> str:
     about = say(
         f"A gateway of its own, one model, `limits.max_queue: {queue}`. Every source begins a request each {pace} s, "
         f"however long answers take; who is refused comes back after Retry-After, at most twice. The ramp adds sources "
-        "until three steps bring no more answers; the knee is the least load that brings 95 % of the most. Refused "
+        "until three steps bring no more answers; the knee is the least load that brings 97 % of the most. Refused "
         "requests count in no latency.",
         f"单独的网关，一个模型，`limits.max_queue: {queue}`。每个来源每 {pace} 秒发起一个请求，与回答时长无关；被拒者按 "
-        "Retry-After 回来，至多两次。斜坡逐级增加来源，直到连续三级不再带来更多回答；拐点是达到最大值 95 % 的最小负载。"
+        "Retry-After 回来，至多两次。斜坡逐级增加来源，直到连续三级不再带来更多回答；拐点是达到最大值 97 % 的最小负载。"
         "被拒的请求不计入延迟。",
     )
     head = say(

@@ -21,6 +21,9 @@ from loadtest.wire import events, receipt_of
 
 PATH, ROUTE = "/v1/generate", "generate"
 _REFUSALS = (429, 503)
+IDLE_S = 4.0
+"""A connection that nothing is sent on for longer is not used again: a server may close it at any moment
+after 5 s (uvicorn's default), and what is sent at that moment is lost. httpx gives them up after 5 s, too."""
 
 
 class Gone(BaseException):
@@ -70,6 +73,10 @@ class GatewayUser(FastHttpUser):
     def wait_time(self) -> float:
         return self.desk.settings.wait_s
 
+    def pause_s(self) -> float:
+        """How long a connection may be idle between two requests."""
+        return self.desk.settings.wait_s
+
     def ask(self, asked: Asked) -> tuple[Record, str]:
         """Send a request and read its answer; the record, and the text if it is whole."""
         record = self.record(asked.target.model, ROUTE, stream=asked.stream)
@@ -111,6 +118,7 @@ class GatewayUser(FastHttpUser):
         headers = {
             "Content-Type": "application/json",
             "x-request-id": record.request_id,
+            **({} if self.pause_s() < IDLE_S else {"Connection": "close"}),
             **self.desk.settings.headers,
         }
         begun = time.perf_counter()

@@ -25,6 +25,9 @@ class SaturatingUser(GatewayUser):
     def wait_time(self) -> float:
         return float(self._paced(self))
 
+    def pause_s(self) -> float:
+        return self.desk.settings.pace_s
+
     @task
     def generate(self) -> None:
         target = self.prompts.target()
