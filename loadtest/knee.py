@@ -61,6 +61,11 @@ def window(records: Sequence[Record], start: float, end: float, users: int) -> S
     )
 
 
+def held(records: Sequence[Record], began: float, ended: float, users: int) -> Step:
+    """A part with one load all along, after it has settled."""
+    return window(records, began + SETTLES * (ended - began), ended, users)
+
+
 def peak(ramp: Sequence[Step]) -> Step:
     """The step with the most answers per second."""
     return max(ramp, key=lambda step: step.answered)

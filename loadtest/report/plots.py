@@ -49,7 +49,26 @@ def over_time(part: PartData, path: Path) -> None:
         for axes in (rate, latency, inside, tokens):
             axes.set_xlim(0, part.seconds)
             _shade(axes, part)
-        tokens.set_xlabel("seconds; coloured: which model is in, white: none (switching)")
+        tokens.set_xlabel("seconds; background: which model is in, white: none (switching)")
+        names = _names(part)
+        patches = [
+            _patch(facecolor=colour, alpha=_STATES["ready"])
+            for colour, _ in zip(COLOURS, names, strict=False)
+        ]
+        tokens.legend(
+            patches,
+            [f"{name} is in" for name in names],
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=4,
+            frameon=False,
+            borderaxespad=0.1,
+        )
+
+
+def _legend(axes: Any, columns: int) -> None:
+    """Above the panel, where no line is."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, borderaxespad=0.1)
 
 
 def _rates(axes: Any, bins: Any, width: float) -> None:
@@ -59,7 +78,7 @@ def _rates(axes: Any, bins: Any, width: float) -> None:
         if any(counts) or outcome == "failed":
             axes.plot(times, counts, color=colour, label=_OUTCOMES[outcome])
     axes.set_ylabel("requests/s")
-    axes.legend(loc="upper right", ncols=4, frameon=False)
+    _legend(axes, 4)
 
 
 _OUTCOMES: Final = {"ok": "answered", "left": "left by the user", "refused": "refused", "failed": "errors"}
@@ -74,7 +93,7 @@ def _latency(axes: Any, bins: Any) -> None:
         ]
         axes.plot(times, [float("nan") if v is None else v for v in values], color=colour, label=name)
     axes.set_ylabel("whole answer, s")
-    axes.legend(loc="upper right", ncols=3, frameon=False)
+    _legend(axes, 3)
 
 
 def _inside(axes: Any, part: PartData) -> None:
@@ -84,7 +103,7 @@ def _inside(axes: Any, part: PartData) -> None:
     axes.plot(times, flight, color=BLUE, label="in the engine")
     axes.plot(times, queued, color=RED, label="waiting (queue)")
     axes.set_ylabel("requests")
-    axes.legend(loc="upper right", ncols=2, frameon=False)
+    _legend(axes, 2)
 
 
 def _tokens(axes: Any, part: PartData) -> None:
@@ -98,9 +117,19 @@ def _tokens(axes: Any, part: PartData) -> None:
     axes.set_ylabel("tokens/s, all")
 
 
+def _names(part: PartData) -> list[str]:
+    return sorted({name for row in part.samples for name in row["state"]})
+
+
+def _patch(**style: Any) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(**style)
+
+
 def _shade(axes: Any, part: PartData) -> None:
     """Which model is in, as a background."""
-    names = sorted({name for row in part.samples for name in row["state"]})
+    names = _names(part)
     for row, after in zip(part.samples, part.samples[1:], strict=False):
         for name, state in row["state"].items():
             if alpha := _STATES.get(state, 0.0):
@@ -142,6 +171,7 @@ def _shares(axes: Any, values: Sequence[float], label: str, colour: str) -> None
         [(index + 1) / len(ordered) for index in points],
         color=colour,
         label=label,
+        drawstyle="steps-post",
     )
 
 
@@ -162,7 +192,7 @@ def programs(part: PartData, path: Path) -> None:
             _card(panels[3], part)
         for axes in panels:
             axes.set_xlim(0, part.seconds)
-            axes.legend(loc="upper right", ncols=3, frameon=False)
+            _legend(axes, 3)
         panels[-1].set_xlabel("seconds")
 
 
@@ -195,29 +225,30 @@ def _card(axes: Any, part: PartData) -> None:
 
 
 def saturation(found: Results, path: Path) -> None:
-    """The ramp: answers and latency over what was offered; and the same at the knee and at twice."""
+    """The ramp: answers and latency over the number of sources; and the same at the knee and at twice."""
     ramp, held, twice = found.part("ramp"), found.part("knee"), found.part("twice")
     assert ramp is not None and held is not None and twice is not None  # noqa: S101, PT018  asked before
     options = found.head["options"]
     steps = knee.steps(ramp.records, ramp.began, options["step"], options["step_users"])
     with drawn(path, 2, 7) as (answers, latency):
-        offered = [step.offered for step in steps]
-        answers.plot(offered, offered, color=GREY, linestyle=":", label="offered")
-        answers.plot(offered, [step.answered for step in steps], color=GREEN, marker="o", label="answered")
-        answers.plot(offered, [step.refused for step in steps], color=ORANGE, marker="o", label="refused")
+        sources = [step.users for step in steps]
+        for name, colour in (("offered", GREY), ("answered", GREEN), ("refused", ORANGE)):
+            values = [getattr(step, name) for step in steps]
+            answers.plot(sources, values, color=colour, marker="o", label=name)
         for q, colour in (("p50", GREEN), ("p99", RED)):
             values = [(getattr(step.latency, q) or 0) / 1000 for step in steps]
-            latency.plot(offered, values, color=colour, marker="o", label=f"{q.upper()} of the ramp")
-        for part, marker, name in ((held, "s", "held at the knee"), (twice, "D", "twice that")):
-            step = knee.window(part.records, part.began + part.seconds / 3, part.ended, 0)
-            answers.plot([step.offered], [step.answered], color=BLUE, marker=marker, linestyle="", label=name)
+            latency.plot(sources, values, color=colour, marker="o", label=f"{q.upper()} of the ramp")
+        for part, marker, name in (
+            (held, "s", "answered, held at the knee"),
+            (twice, "D", "answered, twice"),
+        ):
+            step = knee.held(part.records, part.began, part.ended, part.raw["users"])
+            answers.plot([step.users], [step.answered], color=BLUE, marker=marker, linestyle="", label=name)
             for q, colour in (("p50", GREEN), ("p99", RED)):
                 value = (getattr(step.latency, q) or 0) / 1000
-                latency.plot([step.offered], [value], color=colour, marker=marker, linestyle="", markersize=9)
-        answers.set_ylabel("requests/s")
+                latency.plot([step.users], [value], color=colour, marker=marker, linestyle="", markersize=9)
+        answers.set_ylabel("requests/s (offered: new ones)")
         latency.set_ylabel("whole answer, s")
-        latency.set_xlabel(
-            "offered: new requests per second (squares: held at the knee; diamonds: twice that)"
-        )
-        answers.legend(loc="upper left", frameon=False)
-        latency.legend(loc="upper left", frameon=False)
+        latency.set_xlabel("sources (squares: held at the knee; diamonds: twice that)")
+        _legend(answers, 5)
+        _legend(latency, 2)

@@ -31,7 +31,7 @@ def _steps(found: Results) -> list[Step]:
 
 def held(part: PartData) -> Step:
     """A part with the same load all along, after it has settled."""
-    return knee.window(part.records, part.began + part.seconds / 3, part.ended, part.raw["users"])
+    return knee.held(part.records, part.began, part.ended, part.raw["users"])
 
 
 def in_short(found: Results, say: Say) -> list[str]:

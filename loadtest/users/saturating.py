@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import gevent
-from locust import constant_pacing, task
+from locust import task
 
 from loadtest.users.base import Asked, GatewayUser
 
@@ -18,12 +20,15 @@ class SaturatingUser(GatewayUser):
 
     def on_start(self) -> None:
         super().on_start()
-        self._paced = constant_pacing(self.desk.settings.pace_s)
-        # All of them at once would come in waves.
+        # All of them at once would come in waves. (So they would with Locust's own constant_pacing: it counts
+        # from the moment at which a user was made.)
         gevent.sleep(self.prompts.between(0.0, self.desk.settings.pace_s))
+        self._due = time.perf_counter()
 
     def wait_time(self) -> float:
-        return float(self._paced(self))
+        """Until the next one is due; what came too late moves the later ones."""
+        self._due = max(self._due + self.desk.settings.pace_s, time.perf_counter())
+        return self._due - time.perf_counter()
 
     def pause_s(self) -> float:
         return self.desk.settings.pace_s
