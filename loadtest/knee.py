@@ -79,10 +79,12 @@ def knee(ramp: Sequence[Step]) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """What became of those who were told to come back. ``kept`` of ``first`` did so within the run;
+    """What became of those who were told to come back. Of all ``told`` (429 or 503), ``with_retry_after`` were
+    told when. ``kept`` of ``first`` did so within the run;
     ``second`` got in at their second try, ``third`` at their third, ``never`` were refused three times."""
 
     first: int
+    told: int
     with_retry_after: int
     kept: int
     second: int
@@ -99,7 +101,8 @@ def refusals(records: Sequence[Record]) -> Refusals:
     told = [record for record in records if record.status in (429, 503)]
     return Refusals(
         first=sum(record.outcome == "refused" for record in by_attempt[1]),
-        with_retry_after=len([record for record in told if record.retry_after_s is not None]),
+        told=len(told),
+        with_retry_after=sum(record.retry_after_s is not None for record in told),
         kept=len(by_attempt[2]),
         second=sum(record.outcome == "ok" for record in by_attempt[2]),
         third=sum(record.outcome == "ok" for record in by_attempt[3]),

@@ -72,13 +72,22 @@ def _retry_after(found: Results, say: Say) -> list[str]:
     told = knee.refusals(_part(found, "twice").records)
     if not told.first:
         return [say("Nobody was refused at twice the load.", "加倍负载下无人被拒。")]
+    all_told = told.told == told.with_retry_after
+    how = say(
+        f"all of {number(told.told)} refusals had Retry-After"
+        if all_told
+        else f"**{number(told.told - told.with_retry_after)} of {number(told.told)} refusals had no Retry-After**",
+        f"全部 {number(told.told)} 次拒绝都带有 Retry-After"
+        if all_told
+        else f"**{number(told.told)} 次拒绝中有 {number(told.told - told.with_retry_after)} 次没有 Retry-After**",
+    )
     return [
         say(
-            f"{number(told.first)} requests were refused at their first try, all refusals with Retry-After "
-            f"({number(told.retry_after.p50)} s in the middle, {number(told.retry_after.most)} s at most). Of "
-            f"{number(told.kept)} that came back at that time {share(told.second, told.kept)} got in; "
-            f"{number(told.third)} more at their third try; {number(told.never)} were refused three times.",
-            f"首次请求中有 {number(told.first)} 个被拒，都带有 Retry-After（中位 {number(told.retry_after.p50)} 秒，最长 "
+            f"{number(told.first)} requests were refused at their first try; {how} ({number(told.retry_after.p50)} s in "
+            f"the middle, {number(told.retry_after.most)} s at most). Of {number(told.kept)} that came back at that time "
+            f"{share(told.second, told.kept)} got in; {number(told.third)} more at their third try; {number(told.never)} "
+            "were refused three times.",
+            f"首次请求中有 {number(told.first)} 个被拒；{how}（中位 {number(told.retry_after.p50)} 秒，最长 "
             f"{number(told.retry_after.most)} 秒）。按时回来的 {number(told.kept)} 个中 {share(told.second, told.kept)} "
             f"被接纳；第三次又有 {number(told.third)} 个；{number(told.never)} 个三次都被拒。",
         )
