@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +17,9 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.prompts import Prompts, Target
-from loadtest.records import LOCUST_FILE, Book, Record
+from loadtest.records import LOCUST_FILES, Book, Record
 from loadtest.statsd import Reporter, parse_address
-from loadtest.targets import BadTargets, listed, parse_weights
+from loadtest.targets import listed, parse_weights
 
 FIRST_TOKEN, BETWEEN_TOKENS, TOKENS_PER_S = "first token ms", "between tokens ms", "tokens/s"
 """Types of Locust's rows that are no requests; their "response time" is the figure itself."""
@@ -146,12 +147,8 @@ def open_desk(environment: Environment) -> Desk:
     return desk
 
 
-def desk_of(environment: Environment) -> Desk:
-    """The one of this run. Only between its start and its stop."""
-    return cast(Desk, getattr(environment, _ATTRIBUTE))
-
-
 def find_desk(environment: Environment) -> Desk | None:
+    """The one of this run; None before its start."""
     return cast(Desk | None, getattr(environment, _ATTRIBUTE, None))
 
 
@@ -168,34 +165,32 @@ def _models(settings: Settings) -> Any:
         raise CannotStart(f"No gateway answers at {url}: {error}") from error
 
 
-def write_counts(environment: Environment) -> None:
-    """What Locust counted, beside the records. In a distributed run the master knows it."""
+def write_counts(environment: Environment, seen: Mapping[tuple[str, str], Sequence[int]]) -> None:
+    """What Locust counted in this process, beside the records.
+
+    A worker's table is emptied with every report to its master, and the master no longer listens once it
+    ends: what was answered after that is missing in its sum. So workers give what passed by (``seen``: requests
+    and failures by type and name), and the master nothing.
+    """
     settings = Settings.of(environment)
-    if not settings.records or isinstance(environment.runner, WorkerRunner):
+    if not settings.records or isinstance(environment.runner, MasterRunner):
         return
-    stats = environment.stats
     rows = [
-        {
-            "type": entry.method,
-            "name": entry.name,
-            "requests": entry.num_requests,
-            "failures": entry.num_failures,
-        }
-        for entry in stats.entries.values()
+        {"type": kind, "name": name, "requests": requests, "failures": failures}
+        for (kind, name), (requests, failures) in seen.items()
     ]
-    total = {"requests": stats.total.num_requests, "failures": stats.total.num_failures}
+    total = {
+        "requests": sum(requests for requests, _ in seen.values()),
+        "failures": sum(failures for _, failures in seen.values()),
+    }
+    if not isinstance(environment.runner, WorkerRunner):
+        stats = environment.stats
+        rows = [
+            {"type": one.method, "name": one.name, "requests": one.num_requests, "failures": one.num_failures}
+            for one in stats.entries.values()
+        ]
+        total = {"requests": stats.total.num_requests, "failures": stats.total.num_failures}
     folder = Path(settings.records)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / LOCUST_FILE).write_text(json.dumps({"total": total, "rows": rows}), encoding="utf-8")
-
-
-__all__ = [
-    "BadTargets",
-    "CannotStart",
-    "Desk",
-    "Settings",
-    "desk_of",
-    "find_desk",
-    "open_desk",
-    "write_counts",
-]
+    path = folder / f"{LOCUST_FILES}{os.getpid()}.json"
+    path.write_text(json.dumps({"total": total, "rows": rows}), encoding="utf-8")

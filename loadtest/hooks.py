@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from typing import Any
 
 import gevent
@@ -27,7 +28,7 @@ def install(events: Events) -> None:
     events.init_command_line_parser.add_listener(add_options)
     events.test_start.add_listener(_begin)
     events.test_stop.add_listener(_end)
-    events.quitting.add_listener(_quit)
+    events.init.add_listener(_initialised)
 
 
 def add_options(parser: LocustArgumentParser, **_: Any) -> None:
@@ -81,12 +82,20 @@ def _begin(environment: Environment, **_: Any) -> None:
         desk = open_desk(environment)
     except (CannotStart, BadTargets, BadAddress) as error:
         logger.error("%s", error)  # noqa: TRY400  a person did something wrong: no stack trace
-        environment.process_exit_code = CANNOT_START
-        if environment.runner is not None:
-            environment.runner.quit()
+        _give_up(environment)
         return
     gevent.spawn(_tick_until_closed, environment)
     logger.info("Models under test: %s", ", ".join(f"{one.model} ({one.weight:g})" for one in desk.targets))
+
+
+def _give_up(environment: Environment) -> None:
+    """End the process, as nobody else would; with Locust's page only the run, and its log has the reason."""
+    if environment.web_ui is not None and environment.runner is not None:
+        gevent.spawn_later(1.0, environment.runner.stop)
+        return
+    environment.process_exit_code = CANNOT_START
+    # The way that Locust ends by itself. Its runner's quit() does not reach a run that is just starting.
+    gevent.spawn_later(0.0, os.kill, os.getpid(), signal.SIGTERM)
 
 
 def _tick_until_closed(environment: Environment) -> None:
@@ -100,6 +109,18 @@ def _end(environment: Environment, **_: Any) -> None:
         desk.close()
 
 
-def _quit(environment: Environment, **_: Any) -> None:
-    _end(environment)
-    write_counts(environment)
+def _initialised(environment: Environment, **_: Any) -> None:
+    seen: dict[tuple[str, str], list[int]] = {}
+
+    def passed(request_type: str, name: str, exception: Exception | None = None, **_: Any) -> None:
+        counts = seen.setdefault((request_type, name), [0, 0])
+        counts[0] += 1
+        counts[1] += exception is not None
+
+    def quit_(**_: Any) -> None:
+        """At the very end, when everybody has an answer."""
+        _end(environment)
+        write_counts(environment, seen)
+
+    environment.events.request.add_listener(passed)
+    environment.events.quit.add_listener(quit_)

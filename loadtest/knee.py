@@ -79,9 +79,10 @@ def knee(ramp: Sequence[Step]) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """What became of those who were told to come back. Of all ``told`` (429 or 503), ``with_retry_after`` were
-    told when. ``kept`` of ``first`` did so within the run;
-    ``second`` got in at their second try, ``third`` at their third, ``never`` were refused three times."""
+    """What became of those who were told to come back. Of all ``told`` (429 or 503), ``with_retry_after``
+    were told when. ``kept`` of ``first`` did so within the run; ``second`` got in at their second try,
+    ``third`` at their third, ``never`` were refused three times.
+    """
 
     first: int
     told: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import psutil
 
 from loadtest.problems import Problem
 from loadtest.progress import Progress
-from loadtest.records import LOCUST_FILE, Record, read
+from loadtest.records import Record, locust_counts, read
 from loadtest.sampler import Row, Sampler
 from loadtest.stand import REPOSITORY, Stand
 
@@ -103,7 +102,7 @@ def run(part: Part, stand: Stand, conduct: Conduct, folder: Path) -> PartResult:
             sampler.stop()
             progress.end()
     _checked(process.returncode, folder)
-    counts = json.loads((folder / LOCUST_FILE).read_text(encoding="utf-8"))
+    counts = locust_counts(folder)
     ended = min(time.time(), began + part.seconds)
     return PartResult(part, began, ended, sampler.rows, read(folder), counts, sampler.missed)
 
@@ -124,7 +123,7 @@ def command(part: Part, stand: Stand, conduct: Conduct, folder: Path) -> Sequenc
 
 
 def _checked(code: int, folder: Path) -> None:
-    if code == 0 and (folder / LOCUST_FILE).exists():
+    if code == 0:
         return
     text = (folder / "locust.log").read_text(encoding="utf-8", errors="replace")
     if code == _CANNOT_START:

@@ -10,8 +10,8 @@ from typing import IO, Any, Literal
 
 Outcome = Literal["ok", "refused", "failed", "left", "cut"]
 """``refused``: told to come back later. ``left``: by the user's own wish. ``cut``: by the end of the run."""
-LOCUST_FILE = "locust.json"
-"""Beside the records: what Locust itself counted."""
+LOCUST_FILES = "locust-"
+"""Beside the records: what Locust itself counted, a file for each of its processes."""
 
 
 class UnreadableRecords(Exception):
@@ -67,20 +67,26 @@ _NAMES = {one.name for one in fields(Record)}
 
 
 class Book:
-    """Writes records into a file of its own process, so that several may write into one folder."""
+    """Writes records into a file of its own process, so that several may write into one folder. Without a
+    record there is no file."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = (folder / f"records-{name}.jsonl").open("w", encoding="utf-8")
+        self._path = folder / f"records-{name}.jsonl"
+        self._file: IO[str] | None = None
 
     def add(self, record: Record) -> None:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("w", encoding="utf-8")
         self._file.write(json.dumps(_small(record), ensure_ascii=False, separators=(",", ":")) + "\n")
 
     def flush(self) -> None:
-        self._file.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _small(record: Record) -> dict[str, Any]:
@@ -97,6 +103,16 @@ def read(folder: Path) -> list[Record]:
     """All records of a folder, in the order of their starts. Raises UnreadableRecords."""
     found = [record for path in sorted(folder.glob("records-*.jsonl")) for record in _of(path)]
     return sorted(found, key=lambda record: record.at)
+
+
+def locust_counts(folder: Path) -> dict[str, Any]:
+    """What all processes of Locust counted: ``total`` added up, and the ``rows`` of all. Raises
+    UnreadableRecords when there is nothing."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"{LOCUST_FILES}*.json")]
+    if not found:
+        raise UnreadableRecords(f"Locust left no counts in {folder}.")
+    total = {name: sum(one["total"][name] for one in found) for name in ("requests", "failures")}
+    return {"total": total, "rows": [row for one in found for row in one["rows"]]}
 
 
 def _of(path: Path) -> Iterator[Record]:

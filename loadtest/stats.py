@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 
 from gateway.quantiles import Estimate, estimate
@@ -92,20 +92,7 @@ def mean_of(differences: Sequence[float], confidence: float = CONFIDENCE) -> Int
     return Interval(value, value - wide, value + wide)
 
 
-def bootstrap(
-    values: Sequence[float],
-    figure: Callable[[Sequence[float]], float],
-    dice: random.Random,
-    rounds: int = 1000,
-) -> Interval | None:
-    """Percentile bootstrap of any figure of independent values; None below 20 values."""
-    if len(values) < 20:
-        return None
-    drawn = sorted(figure(dice.choices(values, k=len(values))) for _ in range(rounds))
-    tail = (1 - CONFIDENCE) / 2
-    return Interval(figure(values), quantile(drawn, tail), quantile(drawn, 1 - tail))
-
-
+@lru_cache(maxsize=64)
 def student(confidence: float, degrees: int) -> float:
     """The two-sided quantile of Student's t distribution, by bisection on its integral."""
     low, high = 0.0, 1e4

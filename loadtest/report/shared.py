@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadtest.report.words import NOTHING, Say, number, table
+from loadtest.report.words import Say, number, table
 from loadtest.results import Results
 
 _WHAT: Mapping[str, tuple[str, str]] = {
@@ -130,7 +130,3 @@ def engine_of(found: Results, say: Say) -> str:
         "（每个数字的来源和可信程度见 [CALIBRATION.md](CALIBRATION.md)），没有真实显卡。其余都是真实的："
         "监管进程、引擎进程、套接字，以及在只容得下一个模型的设备上的切换。" + faster,
     )
-
-
-def optional(value: float | None, text: str) -> str:
-    return NOTHING if value is None else text

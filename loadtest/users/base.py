@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import gevent
 from locust import FastHttpUser
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS, ResponseContextManager
+from locust.exception import StopUser
 
-from loadtest.desk import LEFT, Desk, desk_of
+from loadtest.desk import LEFT, Desk, find_desk
 from loadtest.prompts import Ask, Target
 from loadtest.records import Record
 from loadtest.wire import events, receipt_of
@@ -67,7 +68,12 @@ class GatewayUser(FastHttpUser):
     connection_timeout = 30.0
 
     def on_start(self) -> None:
-        self.desk: Desk = desk_of(self.environment)
+        desk = find_desk(self.environment)
+        if desk is None:
+            # The run could not begin, and is ending: that was said once.
+            gevent.sleep(60)
+            raise StopUser
+        self.desk: Desk = desk
         self.prompts = self.desk.prompts(type(self).__name__)
 
     def wait_time(self) -> float:
