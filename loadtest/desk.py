@@ -169,7 +169,7 @@ def write_counts(environment: Environment, seen: Mapping[tuple[str, str], Sequen
     """What Locust counted in this process, beside the records.
 
     A worker's table is emptied with every report to its master, and the master no longer listens once it
-    ends: what was answered after that is missing in its sum. So workers give what passed by (``seen``: requests
+            {"type": one.method, "name": one.name, "requests": one.num_requests, "failures": one.num_failures}
     and failures by type and name), and the master nothing.
     """
     settings = Settings.of(environment)
@@ -186,8 +186,8 @@ def write_counts(environment: Environment, seen: Mapping[tuple[str, str], Sequen
     if not isinstance(environment.runner, WorkerRunner):
         stats = environment.stats
         rows = [
-            {"type": one.method, "name": one.name, "requests": one.num_requests, "failures": one.num_failures}
-            for one in stats.entries.values()
+            {"type": kind, "name": name, "requests": one.num_requests, "failures": one.num_failures}
+            for (name, kind), one in stats.entries.items()
         ]
         total = {"requests": stats.total.num_requests, "failures": stats.total.num_failures}
     folder = Path(settings.records)
