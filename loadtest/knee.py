@@ -39,7 +39,8 @@ class Step:
 def steps(records: Sequence[Record], began: float, step_s: float, step_users: int) -> list[Step]:
     """What each step of a ramp brought, after it has settled."""
     found: list[Step] = []
-    last = max((record.at for record in records), default=began)
+    # Who comes back after a refusal does so when the ramp is over, too.
+    last = max((record.at for record in records if record.attempt == 1), default=began)
     while (start := began + len(found) * step_s) + step_s <= last + step_s / 2:
         users = (len(found) + 1) * step_users
         found.append(window(records, start + SETTLES * step_s, start + step_s, users))

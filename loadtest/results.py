@@ -17,6 +17,7 @@ FILE, VERSION = "results.json", 1
 class PartData:
     """One part as it was kept: see ``PartResult``. ``raw`` has what is not named here."""
 
+    stand: str
     name: str
     began: float
     ended: float
@@ -65,12 +66,12 @@ def load(folder: Path) -> Results:
         head = json.loads(path.read_text(encoding="utf-8"))
         if head["version"] != VERSION:
             raise Problem(f"{path} was written by another version of this program.")
-        parts = [_part(folder, raw) for stand in head["stands"] for raw in stand["parts"]]
+        parts = [_part(folder, stand["name"], raw) for stand in head["stands"] for raw in stand["parts"]]
     except (OSError, ValueError, KeyError, UnreadableRecords) as error:
         raise Problem(f"{folder} does not hold the results of a run: {error}") from error
     return Results(folder, head, parts)
 
 
-def _part(folder: Path, raw: dict[str, Any]) -> PartData:
+def _part(folder: Path, stand: str, raw: dict[str, Any]) -> PartData:
     records = read(folder / raw["folder"])
-    return PartData(raw["name"], raw["began"], raw["ended"], raw["samples"], records, raw)
+    return PartData(stand, raw["name"], raw["began"], raw["ended"], raw["samples"], records, raw)

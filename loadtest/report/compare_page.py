@@ -56,8 +56,7 @@ def in_short(found: Results, say: Say) -> list[str]:
                 f"{a} 与 {b} 之间没有差异：所有区间都包含零。小于 {widest:.1f} % 的差异可能藏在最宽的区间里。",
             )
         )
-    lines += [_sentence(row, a, b, say) for row in clear]
-    return lines
+    return [*lines, *(_sentence(row, a, b, say) for row in clear)]
 
 
 def _sentence(row: Difference, a: str, b: str, say: Say) -> str:

@@ -36,7 +36,7 @@ def page(found: Results, say: Say) -> str:
         f"## {say('In short', '摘要')}\n\n" + "\n".join(f"* {line}" for line in in_short(found, say)),
         seed_section.section(found, say),
         _all_users(part, say),
-        tables.times(part, say),
+        tables.times(found, part, say),
         tables.switches(found, part, say),
         saturation_section.section(found, say) if saturation_section.there(found) else "",
         tables.programs(found, part, say),
@@ -65,8 +65,7 @@ def in_short(found: Results, say: Say) -> list[str]:
     lines += [line for line in seed_section.in_short(found, say) if line]
     if saturation_section.there(found):
         lines += saturation_section.in_short(found, say)
-    lines.append(_client(part, say))
-    return lines
+    return [*lines, _client(part, say), shared.crowded(found, say)]
 
 
 def _errors(part: PartData, say: Say) -> str:

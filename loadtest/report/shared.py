@@ -109,6 +109,36 @@ def machine(found: Results, say: Say) -> str:
     return f"## {say('Measured on', '测量环境')}\n\n" + "\n".join(f"* {line}" for line in lines)
 
 
+FULL = 85.0
+"""Per cent of the machine's processors from which on what runs on it waits for them."""
+
+
+def crowded(found: Results, say: Say) -> str:
+    """Whether the machine had processors to spare: of it, not of what was tested, are the times otherwise."""
+    shares = []
+    for part in found.parts:
+        busy = [row["machine"]["cpu_percent"] for row in part.samples]
+        if busy:
+            shares.append((sum(busy) / len(busy), part.name))
+    if not shares:
+        return say("How busy the machine was is not known.", "机器的繁忙程度未知。")
+    mean = sum(share for share, _ in shares) / len(shares)
+    most, name = max(shares)
+    if most < FULL:
+        return say(
+            f"The machine's processors were busy for {mean:.0f} % of the time (at most {most:.0f} %, in *{name}*): they "
+            "were not the limit.",
+            f"机器的处理器平均 {mean:.0f} % 繁忙（最高 {most:.0f} %，在 *{name}*）：它们不是瓶颈。",
+        )
+    return say(
+        f"**The machine was full:** its processors were busy for {mean:.0f} % of the time ({most:.0f} % in *{name}*), so "
+        "engines, gateway and clients waited for them and for each other. Times are longer and rates lower than on a "
+        "machine with room; counts, shares and slopes are not touched by that.",
+        f"**机器已满载：**处理器平均 {mean:.0f} % 繁忙（*{name}* 中 {most:.0f} %），引擎、网关和客户端都在等处理器、也在互相等待。"
+        "时间比有余量的机器上更长，速率更低；计数、占比和斜率不受影响。",
+    )
+
+
 def engine_of(found: Results, say: Say) -> str:
     """What answered, in a sentence."""
     options = found.head["options"]

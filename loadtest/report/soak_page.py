@@ -100,7 +100,12 @@ def in_short(found: Results, say: Say) -> list[str]:
         ),
         shared.agreement_sentence(found, say),
     ]
-    return [*lines, *(_trend(trend, say) for trend in trends(part)), _halves(part, say)]
+    return [
+        *lines,
+        *(_trend(trend, say) for trend in trends(part)),
+        _halves(part, say),
+        shared.crowded(found, say),
+    ]
 
 
 def _trend(trend: Trend, say: Say) -> str:
@@ -154,7 +159,7 @@ def page(found: Results, say: Say) -> str:
         f"![{say('over time', '随时间')}](img/soak-programs.svg)",
         _quarters(part, say),
         f"![{say('over time', '随时间')}](img/soak-time.svg)",
-        tables.times(part, say),
+        tables.times(found, part, say),
         tables.switches(found, part, say),
         shared.counts(found, say),
         shared.machine(found, say),

@@ -37,7 +37,7 @@ def _kind(row: figures.Row) -> list[str]:
     ]
 
 
-def times(part: PartData, say: Say) -> str:
+def times(found: Results, part: PartData, say: Say) -> str:
     """What the receipts say."""
     about = say(
         "From the receipt of every answer (`x-gateway-…-ms`), in milliseconds. *gateway* is what the gateway itself "
@@ -55,7 +55,33 @@ def times(part: PartData, say: Say) -> str:
         done = [one for one in part.records if one.model == model and one.outcome == "ok"]
         spreads = [*(figures.receipt_part(done, name) for name in PARTS), figures.outside(done)]
         rows.append([model, number(len(done)), *(text for one in spreads for text in _two(one))])
-    return f"## {say('Where the time went', '时间花在哪里')}\n\n{about}\n\n{table(head, rows)}"
+    title = say("Where the time went", "时间花在哪里")
+    return "\n\n".join(one for one in (f"## {title}", about, table(head, rows), _between(found, say)) if one)
+
+
+def _between(found: Results, say: Say) -> str:
+    """The same from outside, without the gateway's word for it: two means over the very same answers."""
+    stand = found.head["stands"][0]
+    answers = sum(count for count, _ in stand["engine_s"].values())
+    done = [
+        one
+        for part in found.parts
+        if part.stand == stand["name"]
+        for one in part.records
+        if one.outcome == "ok"
+    ]
+    if not done or answers != len(done):
+        return ""
+    engines = 1000 * sum(total for _, total in stand["engine_s"].values()) / answers
+    clients = sum(map(figures.own_ms, done)) / len(done)
+    return say(
+        f"From outside, over all {number(len(done))} answers of this gateway: engines say that an answer took "
+        f"{number(engines)} ms on average, clients (without waiting for turn and load) {number(clients)} ms. The "
+        f"{number(clients - engines, 1)} ms between are gateway, both connections and client together, streams' "
+        "writing included.",
+        f"从外部看，这个网关的全部 {number(len(done))} 个回答：引擎说平均每个回答 {number(engines)} 毫秒，客户端（不含排队和"
+        f"加载）为 {number(clients)} 毫秒。其间的 {number(clients - engines, 1)} 毫秒是网关、两侧连接和客户端的总和。",
+    )
 
 
 def _two(one: Spread) -> tuple[str, str]:
