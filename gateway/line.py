@@ -79,7 +79,9 @@ class Line:
         """Ask for a place. Raises Overloaded and ModelUnavailable."""
         spec = prepared.spec
         wait_s = min(request.wait_s or spec.timeouts.wait_s, spec.timeouts.wait_s)
-        return await self._manager.ask(spec.id, wait_s=max(0.0, wait_s - waited_s))
+        # What it says is what a request is known by when it comes again: no client need do anything for it.
+        mark = hash(prepared.prompt.text)
+        return await self._manager.ask(spec.id, wait_s=max(0.0, wait_s - waited_s), mark=mark)
 
     def last_load(self, spec: ModelSpec) -> Load:
         entry = self._manager.entry(spec.id)

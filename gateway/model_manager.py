@@ -84,8 +84,11 @@ class ModelManager:
 
     # ------------------------------------------------------------ for requests
 
-    async def ask(self, model: str, *, wait_s: float) -> Ticket:
-        """A place in the queue or, at once, in the engine. Raises what refuses it at once."""
+    async def ask(self, model: str, *, wait_s: float, mark: int | None = None) -> Ticket:
+        """A place in the queue or, at once, in the engine. Raises what refuses it at once.
+
+        ``mark``: a request that was refused because the queue was full is known by it when it comes again.
+        """
         if self._winding_down:
             self._metrics.count("gateway_rejected_total", model=model, why="shutting_down")
             raise ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
@@ -94,7 +97,7 @@ class ModelManager:
             await self._look_again(entry)
         ticket = Ticket(self, entry, next(self._ids))
         self._tickets[ticket.id] = ticket
-        self._dispatch(Arrived(ticket.id, model, deadline=self.now() + wait_s))
+        self._dispatch(Arrived(ticket.id, model, deadline=self.now() + wait_s, mark=mark))
         if ticket.refusal is not None:
             raise ticket.refusal
         return ticket

@@ -15,8 +15,9 @@ import math
 from collections.abc import Iterable, Iterator
 
 from gateway.switching import outlook
+from gateway.switching.admission import has_place, next_place_s, refused_because
 from gateway.switching.books import Device, Model, Request, cheapest_victims, room_complaint, want_preloads
-from gateway.switching.lifecycle import Lifecycle, outlasts_backoff
+from gateway.switching.lifecycle import Lifecycle
 from gateway.switching.vocabulary import (
     Action,
     Arrived,
@@ -35,7 +36,6 @@ from gateway.switching.vocabulary import (
     ModelView,
     NeighbourUses,
     Outlook,
-    RefusalCode,
     Refuse,
     Start,
     Started,
@@ -197,26 +197,22 @@ class Scheduler:
         due = outlook.due_of(event, model, self._device(model), self._policy, now)
         request = Request(event.request_id, model, now, due, event.deadline, event.priority)
         if model.can_admit():
+            model.promises.drop(event.mark, now)
             self._requests[request.id] = request
             self._life.admit(request, now)
             return ()  # nothing else can have changed
-        refusal = self._refusal(request, now)
+        refusal = refused_because(request, now)
         if refusal is not None:
             self._life.refuse(request, *refusal, now, self.retry_after_s(event.model, now))
+            return ()
+        if not has_place(model, event.mark, now):
+            message = f"{len(model.waiting)} requests already wait for {event.model}."
+            retry_after_s = next_place_s(model, event.mark, now) or self.retry_after_s(event.model, now)
+            self._life.refuse(request, "queue_full", message, now, retry_after_s)
             return ()
         self._requests[request.id] = request
         model.enqueue(request)
         return (self._device(model),)
-
-    def _refusal(self, request: Request, now: float) -> tuple[RefusalCode, str] | None:
-        model, name = request.model, request.model.policy.id
-        if len(model.waiting) >= model.policy.max_queue:
-            return "queue_full", f"{model.policy.max_queue} requests already wait for {name}."
-        if not model.policy.managed and model.state is not State.READY:
-            return "unavailable", f"{name} does not answer: {model.reason}"
-        if not outlasts_backoff(request, now):
-            return "start_failed", f"{name} could not be started: {model.reason}"
-        return None
 
     def _ended(self, event: Finished | Left, now: float) -> Iterable[Device]:
         request = self._requests.pop(event.request_id, None)
@@ -227,6 +223,7 @@ class Scheduler:
         model.running.pop(request.id, None)
         if isinstance(event, Finished) and request.granted_at is not None:
             model.history.service.add(now - request.granted_at)
+            model.history.occupancy.add(now - request.granted_at)
         if model.idle:
             model.idle_since = now
         return (self._device(model),)

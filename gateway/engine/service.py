@@ -13,7 +13,7 @@ from gateway.engine.backend import Backend, EngineError, GenerationFailed, Job, 
 from gateway.engine.metrics import Gauge, Metrics
 from gateway.engine.requests import prepare, random_seed
 from gateway.engine.room import Room
-from gateway.wire.tgi import FinishReason, GenerateRequest, Limits, token_body
+from gateway.wire.tgi import GENERATION_SLICE, FinishReason, GenerateRequest, Limits, token_body
 
 
 @dataclass(slots=True)
@@ -152,7 +152,8 @@ class Service:
 
     async def run(self, job: Job, timing: Timing) -> AsyncGenerator[Step]:
         """Wait for a slot, then generate. Closing the generator frees the slot, waited for or held."""
-        tokens = len(job.tokens) + job.max_new_tokens
+        # TGI takes room for one slice of a long answer at a time.
+        tokens = len(job.tokens) + min(job.max_new_tokens, GENERATION_SLICE)
         with _raised(self.metrics.queued):
             await self._room.enter(tokens)
         try:

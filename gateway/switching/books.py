@@ -12,6 +12,7 @@ from itertools import combinations
 
 from gateway.switching.history import History
 from gateway.switching.places import Places
+from gateway.switching.promises import Promises
 from gateway.switching.vocabulary import DevicePolicy, ModelPolicy, ModelView, State
 
 EXACT_SEARCH_UP_TO = 10
@@ -45,6 +46,7 @@ class Model:
     reason: str | None = None
     waiting: dict[int, Request] = field(default_factory=dict)  # in order of arrival
     places: Places = field(default_factory=Places)  # of those who wait
+    promises: Promises = field(default_factory=Promises)  # to those whom a full queue refused
     running: dict[int, Request] = field(default_factory=dict)
     history: History = field(default_factory=History)
     wanted_since: float | None = None  # demand without a request: preload, LoadAsked, return to default

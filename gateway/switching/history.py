@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 WEIGHT_OF_NEWEST = 0.2
+WEIGHT_OF_NEWEST_OF_MANY = 0.03
+"""A queue takes as long as the mean of many requests, which differ much in length."""
 KEPT_DURATIONS = 5
 GUESSED_LOAD_S_PER_GB = 5.0
 """Ranks models that were never loaded, before anything is measured. A client sees it only as Retry-After."""
@@ -41,11 +43,25 @@ class Moving:
 
 
 @dataclass(slots=True)
+class Steady:
+    """The mean of many events: the plain one of the first, then a slowly moving one."""
+
+    value: float | None = None
+    count: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        before = self.value or 0.0
+        self.value = before + max(WEIGHT_OF_NEWEST_OF_MANY, 1 / self.count) * (max(0.0, seconds) - before)
+
+
+@dataclass(slots=True)
 class History:
     load: Recent = field(default_factory=Recent)
     stop: Recent = field(default_factory=Recent)
     drain: Recent = field(default_factory=Recent)
     service: Moving = field(default_factory=Moving)
+    occupancy: Steady = field(default_factory=Steady)  # of a slot, by one request: the same as service
     gap: Moving = field(default_factory=Moving)
     last_arrival: float | None = None
 

@@ -71,12 +71,16 @@ class SwitchPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A request asks for its model. ``deadline`` is on the scheduler's clock: Refuse comes when it passes."""
+    """A request asks for its model. ``deadline`` is on the scheduler's clock: Refuse comes when it passes.
+
+    ``mark`` knows a request that was refused by a full queue when it comes again; None: it never does.
+    """
 
     request_id: int
     model: str
     deadline: float | None = None
     priority: int = 0
+    mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from engine_process import Engine, until
 
 from benchmarks.calibrate.__main__ import main as calibrate
 from benchmarks.calibrate.fit import Stream
-from benchmarks.calibrate.measure import Plan, measure
+from benchmarks.calibrate.measure import Measured, Plan, measure
+from benchmarks.calibrate.preset import Told, toml
 from benchmarks.switching import parameters
 from gateway.engine.__main__ import Engine as Built
 from gateway.engine.__main__ import build, parser
@@ -378,6 +380,18 @@ def test_more_than_the_slots_wait_in_the_engine_and_texts_stay_exact(start_echo:
         assert answer["generated_text"] == " ".join([f"n{number} b c"] * 4)
     assert engine.metric("tgi_request_success") == 12
     until(lambda: engine.metric("tgi_batch_current_size") == 0 and engine.metric("tgi_queue_size") == 0)
+
+
+def test_what_finds_no_room_in_the_cache_waits_in_the_engine(start_echo: StartEcho, tmp_path: Path) -> None:
+    slow = Measured(0.0, 0.0, 0.0, {1: 0.05}, 8)
+    told = Told(None, None, 60, None, 100, 200)
+    path = tmp_path / "small.toml"
+    path.write_text(toml("small", "A small cache", slow, told), encoding="utf-8")
+    engine = start_echo("--speed", str(path)).wait_ready()
+    with ThreadPoolExecutor(2) as pool:  # 43 tokens each, where 60 have room
+        answers = [pool.submit(engine.generate, f"n{number} b c", max_new_tokens=40) for number in range(2)]
+        until(lambda: engine.metric("tgi_batch_current_size") == 1 and engine.metric("tgi_queue_size") == 1)
+        assert [answer.result()["details"]["generated_tokens"] for answer in answers] == [40, 40]
 
 
 async def _many(engine: Engine, count: int) -> list[dict[str, Any]]:
