@@ -12,6 +12,8 @@ from loadtest.stats import Spread, spread
 IN_A_ROW, MORE = 3, 1.03
 AT_THE_KNEE = 0.97
 """The knee is the least load that brings this share of the most answers per second."""
+PACE_S = 10.0
+"""From one new request of a source to its next."""
 SETTLES = 1 / 3
 """Of a step, until users are there and their first answers are in."""
 

@@ -82,7 +82,7 @@ def _add_how(arguments: ArgumentParser) -> None:
     group.add_argument("--steps", type=_count, default=20, help="of the ramp, at most (20)")
     group.add_argument("--step-users", type=_count, default=30, help="more users with each step (30)")
     group.add_argument(
-        "--max-queue", type=_count, default=16, help="limits.max_queue of the models in the ramp (16)"
+        "--max-queue", type=_count, default=32, help="limits.max_queue of the models in the ramp (32)"
     )
     group.add_argument("--soak", type=duration, metavar="TIME", help="one long run, with a report of its own")
     group.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two models, NAME=VALUE, or commits")

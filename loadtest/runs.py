@@ -15,8 +15,7 @@ from loadtest.parts import Conduct, Part, PartResult, run
 from loadtest.problems import Problem
 from loadtest.stand import Setup, Stand, open_stand
 
-PACE_S = 10.0
-TWICE_S = 45.0
+HELD_S = 75.0
 USERS = {"calibrated": 100, "small": 4}
 
 
@@ -167,11 +166,11 @@ def _saturated(options: Namespace, folder: Path) -> dict[str, Any]:
         for what, users in (("knee", knee.knee(found).users), ("twice", 2 * knee.knee(found).users)):
             part = Part(
                 what,
-                _twice_s(options),
+                _held_s(options),
                 users,
                 locustfile="saturating.py",
                 models=model,
-                options=("--pace-s", f"{PACE_S:g}"),
+                options=("--pace-s", f"{knee.PACE_S:g}"),
             )
             parts.append(run(part, stand, conduct, folder / name / what))
         stand.await_idle()
@@ -179,12 +178,12 @@ def _saturated(options: Namespace, folder: Path) -> dict[str, Any]:
     return closed(stand, parts, page, name)
 
 
-def _twice_s(options: Namespace) -> float:
-    return float(max(options.step, 24.0 if options.quick else TWICE_S))
+def _held_s(options: Namespace) -> float:
+    return float(max(options.step, 24.0 if options.quick else HELD_S))
 
 
 def _ramp(options: Namespace, model: str) -> Part:
-    told = ["--pace-s", f"{PACE_S:g}", "--step-s", f"{options.step:g}"]
+    told = ["--pace-s", f"{knee.PACE_S:g}", "--step-s", f"{options.step:g}"]
     told += ["--steps", str(options.steps), "--step-users", str(options.step_users)]
     return Part(
         "ramp",

@@ -97,13 +97,19 @@ def _latency(axes: Any, bins: Any) -> None:
 
 
 def _inside(axes: Any, part: PartData) -> None:
-    times = [row["t"] - part.began for row in part.samples]
-    flight = [sum(row["in_flight"].values()) for row in part.samples]
-    queued = [sum(row["queued"].values()) for row in part.samples]
+    rows = _thinned(part.samples)
+    times = [row["t"] - part.began for row in rows]
+    flight = [sum(row["in_flight"].values()) for row in rows]
+    queued = [sum(row["queued"].values()) for row in rows]
     axes.plot(times, flight, color=BLUE, label="in the engine")
     axes.plot(times, queued, color=RED, label="waiting (queue)")
     axes.set_ylabel("requests")
     _legend(axes, 2)
+
+
+def _thinned(rows: Sequence[Any]) -> Sequence[Any]:
+    """As many as a picture can show."""
+    return rows[:: max(1, len(rows) // 400)]
 
 
 def _tokens(axes: Any, part: PartData) -> None:
@@ -128,14 +134,18 @@ def _patch(**style: Any) -> Any:
 
 
 def _shade(axes: Any, part: PartData) -> None:
-    """Which model is in, as a background."""
+    """Which model is in, as a background: one patch for as long as it stays so."""
     names = _names(part)
-    for row, after in zip(part.samples, part.samples[1:], strict=False):
-        for name, state in row["state"].items():
-            if alpha := _STATES.get(state, 0.0):
+    for name in names:
+        states = [(row["t"] - part.began, row["state"].get(name, "")) for row in part.samples]
+        since, last = states[0] if states else (0.0, "")
+        for at, state in [*states[1:], (part.seconds, "end")]:
+            if state == last:
+                continue
+            if alpha := _STATES.get(last, 0.0):
                 colour = COLOURS[names.index(name) % len(COLOURS)]
-                start, end = row["t"] - part.began, after["t"] - part.began
-                axes.axvspan(start, end, color=colour, alpha=alpha, linewidth=0)
+                axes.axvspan(since, at, color=colour, alpha=alpha, linewidth=0)
+            since, last = at, state
 
 
 def distributions(part: PartData, path: Path) -> None:
@@ -210,7 +220,8 @@ def _cpu(axes: Any, part: PartData, program: str, colour: str) -> None:
 def _level(
     axes: Any, part: PartData, program: str, name: str, unit: float, colour: str, label: str | None = None
 ) -> None:
-    found = [(row["t"], figures.together(row[program])) for row in part.samples if row.get(program)]
+    rows = _thinned([row for row in part.samples if row.get(program)])
+    found = [(row["t"], figures.together(row[program])) for row in rows]
     times = [t - part.began for t, _ in found]
     axes.plot(times, [one[name] / unit for _, one in found], color=colour, label=label or program)
 

@@ -96,13 +96,13 @@ def _retry_after(found: Results, say: Say) -> list[str]:
 
 def section(found: Results, say: Say) -> str:
     title = say("Saturation, and twice that", "饱和与加倍")
-    queue, pace = found.head["options"]["max_queue"], 10
+    queue, pace = found.head["options"]["max_queue"], knee.PACE_S
     about = say(
-        f"A gateway of its own, one model, `limits.max_queue: {queue}`. Every source begins a request each {pace} s, "
-        f"however long answers take; who is refused comes back after Retry-After, at most twice. The ramp adds sources "
+        f"A gateway of its own, one model, `limits.max_queue: {queue}`. Every source begins a request each {pace:g} s, "
+        f"as long as answers take less; who is refused comes back after Retry-After, at most twice, while new ones go on arriving. The ramp adds sources "
         "until three steps bring no more answers; the knee is the least load that brings 97 % of the most. Refused "
         "requests count in no latency.",
-        f"单独的网关，一个模型，`limits.max_queue: {queue}`。每个来源每 {pace} 秒发起一个请求，与回答时长无关；被拒者按 "
+        f"单独的网关，一个模型，`limits.max_queue: {queue}`。每个来源每 {pace:g} 秒发起一个请求，只要回答用时更短；被拒者按 "
         "Retry-After 回来，至多两次。斜坡逐级增加来源，直到连续三级不再带来更多回答；拐点是达到最大值 97 % 的最小负载。"
         "被拒的请求不计入延迟。",
     )
