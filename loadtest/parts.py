@@ -22,6 +22,7 @@ from loadtest.stand import REPOSITORY, Stand
 LET_FINISH_S = 60
 """At the end of a part, requests under way get this long; what is left then is cut off, and counted so."""
 _CANNOT_START = 3
+_OUR_ERROR = "/ERROR/loadtest: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,6 @@ def _checked(code: int, folder: Path) -> None:
         return
     text = (folder / "locust.log").read_text(encoding="utf-8", errors="replace")
     if code == _CANNOT_START:
-        said = [line.split(": ", 1)[-1] for line in text.splitlines() if "/ERROR/" in line]
-        raise Problem(said[-1] if said else text[-800:])
+        said = [line.partition(_OUR_ERROR)[2] for line in text.splitlines() if _OUR_ERROR in line]
+        raise Problem(said[0] if said else text[-800:])
     raise Problem(f"Locust ended with {code}. The end of {folder / 'locust.log'}:\n{text[-1500:]}")

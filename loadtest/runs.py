@@ -50,6 +50,8 @@ def new_folder(options: Namespace, kind: str) -> Path:
 
 def measured(options: Namespace) -> Path:
     """The run with all users, then what else was asked for. The folder of its results. Raises Problem."""
+    if options.saturation and options.url:
+        raise Problem("--saturation needs a gateway of its own: its limits are set for it.")
     folder = new_folder(options, "run")
     head = _head("run", options)
     head["stands"].append(_with_all_users(options, folder))
@@ -152,8 +154,6 @@ def _engine_seconds(engines: Mapping[str, Page] | None) -> dict[str, list[float]
 
 def _saturated(options: Namespace, folder: Path) -> dict[str, Any]:
     """A ramp, its knee for a while, and twice that. One model: a switch would hide what is looked for."""
-    if options.url:
-        raise Problem("--saturation needs a gateway of its own: its limits are set for it.")
     conduct = conduct_of(options)
     setup = setup_of(options, limits={"max_queue": options.max_queue})
     name = "saturation"

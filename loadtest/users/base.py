@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import gevent
 from locust import FastHttpUser
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS, ResponseContextManager
-from locust.exception import StopUser
 
 from loadtest.desk import LEFT, Desk, find_desk
 from loadtest.prompts import Ask, Target
@@ -70,9 +69,7 @@ class GatewayUser(FastHttpUser):
     def on_start(self) -> None:
         desk = find_desk(self.environment)
         if desk is None:
-            # The run could not begin, and is ending: that was said once.
-            gevent.sleep(60)
-            raise StopUser
+            raise gevent.GreenletExit  # the run could not begin, and is ending: that was said once
         self.desk: Desk = desk
         self.prompts = self.desk.prompts(type(self).__name__)
 

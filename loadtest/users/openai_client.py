@@ -41,7 +41,8 @@ class OpenAIUser(GatewayUser):
         )
 
     def on_stop(self) -> None:
-        self._openai.close()
+        if hasattr(self, "_openai"):  # not where the run could not begin
+            self._openai.close()
 
     @task
     def complete(self) -> None:

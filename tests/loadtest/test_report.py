@@ -117,7 +117,7 @@ def answers(rate: int, seconds: int = 20, **given: Any) -> list[Record]:
 
 
 def whole_run(folder: Path, *, twice: int = 8, slow: float = 1.0) -> Made:
-    """Everything that a run can have. ``twice``: answers a second at twice the load, ``slow`` times as slow."""
+    """All that a run can have. ``twice``: answers a second at twice the load, ``slow`` times as slow."""
     made = Made(folder)
     switched = {
         "queue_ms": 5000.0,
