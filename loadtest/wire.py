@@ -19,10 +19,11 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event; ``name`` is empty for comments."""
+    """One event; ``name`` is empty for comments. ``size`` is that on the wire, in bytes."""
 
     name: str
     data: bytes
+    size: int = 0
 
     def json(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.data)
@@ -42,7 +43,7 @@ def parse(block: bytes) -> Event:
             name = line[6:].strip().decode()
         elif line.startswith(b"data:"):
             data += line[5:].strip()
-    return Event(name or ("message" if data else ""), data)
+    return Event(name or ("message" if data else ""), data, len(block))
 
 
 def receipt_of(headers: Mapping[str, str]) -> dict[str, float]:

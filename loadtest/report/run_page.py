@@ -180,7 +180,7 @@ make loadtest LOADTEST="--saturation"
 .venv/bin/python -m loadtest --engine small
 .venv/bin/python -m loadtest --url http://127.0.0.1:8000 --users 10 --no-alone
 .venv/bin/python -m loadtest --compare GATEWAY_TRANSPORT=fast GATEWAY_TRANSPORT=httpx
-.venv/bin/locust -f loadtest/locustfile.py --host http://127.0.0.1:8000
+.venv/bin/locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --web-host 127.0.0.1
 .venv/bin/locust -f loadtest/saturation.py --host http://127.0.0.1:8000 --headless
 ```"""
     kept = say(

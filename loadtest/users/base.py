@@ -160,6 +160,7 @@ class GatewayUser(FastHttpUser):
             return ""
         if asked.stream:
             return self._read_stream(response, asked, record, begun)
+        response.request_meta["response_length"] = len(response.content or b"")
         body = json.loads(response.content or b"{}")
         record.receipt = receipt_of(headers)
         _whole(record, body)
@@ -168,9 +169,11 @@ class GatewayUser(FastHttpUser):
     def _read_stream(
         self, response: ResponseContextManager, asked: Asked, record: Record, begun: float
     ) -> str:
-        last = 0.0
+        last, size = 0.0, 0
         for event in events(response.stream):
             now = time.perf_counter()
+            size += event.size
+            response.request_meta["response_length"] = size
             if event.name == "token":
                 record.tokens += 1
                 if last:

@@ -4,10 +4,12 @@ workers. Always as a process of its own: it patches Python's sockets for the who
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -106,6 +108,22 @@ def _each_kind(records: list[Record]) -> None:
     assert {one.kind for one in left} == {"impatient"}
     chats = [one.prompt_tokens for one in records if one.kind == "chat" and one.outcome == "ok"]
     assert any(after > before for before, after in itertools.pairwise(chats)), "chats grow"
+
+
+def test_the_dashboards_figures_are_sent_where_an_address_is_given(stand: Stand, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        records = headless(stand, tmp_path, "StreamUser", "--statsd", address, seconds=3, users=4)
+        listening.setblocking(False)
+        lines: list[str] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lines += listening.recv(65536).decode().splitlines()
+    counted = sum(int(line.split(":")[1][:-2]) for line in lines if line.startswith("gw.locust_requests,"))
+    assert counted == sum(one.outcome != "cut" for one in records) > 0
+    assert "gw.locust_users:4|g" in lines
+    assert any(line.startswith("gw.locust_first_token,name=stream_") for line in lines)
 
 
 def test_the_same_seed_asks_the_same(stand: Stand, tmp_path: Path) -> None:
