@@ -11,7 +11,7 @@ from loadtest import options as command_line
 from loadtest.problems import Problem
 
 OK, DISAGREED, PROBLEM = 0, 1, 2
-QUICK = {"duration": 30.0, "alone": 8.0, "step": 5.0, "step_users": 60, "round": 6.0, "rounds": 3}
+QUICK = {"duration": 30.0, "alone": 8.0, "step": 5.0, "step_users": 60, "round": 3.0, "rounds": 9}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, stdev
+from statistics import fmean, median
 
 from gateway.quantiles import Estimate, estimate
 
@@ -82,14 +82,22 @@ def slope(points: Sequence[tuple[float, float]], confidence: float = CONFIDENCE)
     return Interval(value, value - wide, value + wide)
 
 
-def mean_of(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """The mean of paired differences with Student's interval; None below three pairs."""
-    count = len(differences)
-    if count < 3:
+def median_of(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """The median with an interval between two of the ordered values; None where there are too few.
+
+    Each value is above the true median with a chance of a half, whatever else it is (H. A. David and
+    H. N. Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1). So one wild value does no harm.
+    """
+    ordered, count = sorted(values), len(values)
+    rank, chance = 0, 0.0
+    while rank < count:
+        chance += math.comb(count, rank) / 2**count
+        if 2 * chance > 1 - confidence:
+            break
+        rank += 1
+    if rank == 0:
         return None
-    value = fmean(differences)
-    wide = student(confidence, count - 1) * stdev(differences) / math.sqrt(count)
-    return Interval(value, value - wide, value + wide)
+    return Interval(median(ordered), ordered[rank - 1], ordered[count - rank])
 
 
 @lru_cache(maxsize=64)

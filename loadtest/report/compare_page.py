@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.report import plots, shared
-from loadtest.report.differences import Difference, differences
+from loadtest.report.differences import FEWEST_PAIRS, Difference, differences
 from loadtest.report.words import Say, number, table
 from loadtest.results import Results
 
@@ -46,14 +46,21 @@ def in_short(found: Results, say: Say) -> list[str]:
     clear = [row for row in rows if row.percent.clear]
     lines = [shared.agreement_sentence(found, say)]
     if not rows:
-        return [*lines, say("Three pairs are the least for an interval.", "至少要三对才有区间。")]
+        return [
+            *lines,
+            say(f"{FEWEST_PAIRS} pairs are the least for intervals.", f"至少要 {FEWEST_PAIRS} 对才有区间。"),
+        ]
     if not clear:
-        widest = max(max(abs(row.percent.low), abs(row.percent.high)) for row in rows)
+        widest = max(rows, key=lambda row: row.percent.high - row.percent.low).name
+        sharpest = min(rows, key=lambda row: row.percent.high - row.percent.low)
+        inside = sharpest.percent
         lines.append(
             say(
-                f"No difference between {a} and {b}: every interval has zero inside. A difference below {widest:.1f} % "
-                "could hide in the widest.",
-                f"{a} 与 {b} 之间没有差异：所有区间都包含零。小于 {widest:.1f} % 的差异可能藏在最宽的区间里。",
+                f"No difference between {a} and {b}: every interval has zero inside. The narrowest is that of "
+                f"*{sharpest.name[0]}* ({inside.low:+.1f} to {inside.high:+.1f} %), the widest that of *{widest[0]}*: what is "
+                "smaller than they are wide could not be seen.",
+                f"{a} 与 {b} 之间没有差异：所有区间都包含零。最窄的是*{sharpest.name[1]}*（{inside.low:+.1f} 至 "
+                f"{inside.high:+.1f} %），最宽的是*{widest[1]}*：小于区间宽度的差异无法看出。",
             )
         )
     return [*lines, *(_sentence(row, a, b, say) for row in clear)]
@@ -118,8 +125,10 @@ def _table(found: Results, say: Say) -> str:
 def _method(found: Results, say: Say) -> str:
     return say(
         "Sides come in the order A B, B A, A B, …, so that what else the machine does meets both. Requests of one run are "
-        "no independent witnesses, so each pair gives one difference; the interval is Student's over the pairs, and wide "
-        "enough that all of them together hold with 95 % (Bonferroni).",
+        "no independent witnesses, so each pair gives one difference; shown are their median and two of them between which "
+        "the true one lies, whatever their distribution (order statistics, the sign test turned round), so far apart "
+        "that all intervals together hold with 95 % (Bonferroni).",
         "两边按 A B、B A、A B……交替，使机器上的其他负载对两边相同。同一次运行中的请求不是独立的证据，因此每对只给出一个差异；"
-        "区间是对各对的学生 t 区间，并加宽到使全部区间同时成立的概率为 95 %（Bonferroni）。",
+        "表中是各对差异的中位数，以及真值所在的两个次序值之间的区间，与分布无关（次序统计量，即符号检验的反演），并加宽到使全部区间"
+        "同时成立的概率为 95 %（Bonferroni）。",
     )

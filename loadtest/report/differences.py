@@ -1,19 +1,21 @@
 """What differs between two sides that were measured in turn, and how sure that is.
 
 Requests of one run are no independent witnesses: a slow minute slows them all. So the unit is the pair of
-runs side by side: each gives one difference, and the interval is Student's over the pairs. Several figures
-are looked at, so each interval is wider (Bonferroni): that any of them is wrong has a chance of 5 %.
+runs side by side. Each gives one difference; the interval of their median lies between two of them, so that
+a pair in which the machine was busy with something else does no harm. Several figures are looked at, so each
+interval is wider (Bonferroni): that any of them is wrong has a chance of 5 %.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 from loadtest.report import figures
 from loadtest.results import PartData, Results
-from loadtest.stats import CONFIDENCE, Interval, mean_of
+from loadtest.stats import CONFIDENCE, Interval, median_of
 
 Figure = Callable[[PartData], float | None]
 
@@ -45,9 +47,13 @@ FIGURES: Final[tuple[tuple[tuple[str, str], Figure], ...]] = (
 )
 
 
+FEWEST_PAIRS: Final = 9
+"""With fewer, no two of the differences are far enough apart for so many figures."""
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One figure: its mean on both sides, and B's difference from A in per cent of A, with its interval."""
+    """One figure: its median on both sides, and B's difference from A in per cent of A, with its interval."""
 
     name: tuple[str, str]
     a: float
@@ -68,10 +74,10 @@ def differences(found: Results) -> list[Difference]:
         known = [(a, b) for a, b in both if a is not None and b is not None]
         if len(known) < len(both) or not known:
             continue
-        mean_a, mean_b = (sum(side) / len(known) for side in zip(*known, strict=True))
-        if mean_a == 0:
+        middle_a, middle_b = (median(side) for side in zip(*known, strict=True))
+        if middle_a == 0:
             continue
-        changes = tuple(100 * (b - a) / mean_a for a, b in known)
-        if (inside := mean_of(changes, confidence)) is not None:
-            rows.append(Difference(name, mean_a, mean_b, inside, changes))
+        changes = tuple(100 * (b - a) / middle_a for a, b in known)
+        if (inside := median_of(changes, confidence)) is not None:
+            rows.append(Difference(name, middle_a, middle_b, inside, changes))
     return rows

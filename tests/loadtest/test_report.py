@@ -254,13 +254,13 @@ def test_flat_memory_is_said_to_be_flat_and_a_leak_is_found(tmp_path: Path) -> N
 
 
 def compared(folder: Path, factor: float) -> results.Results:
-    """Four pairs; B takes ``factor`` times as long. The machine gets slower all the time, for both."""
+    """Twelve pairs; B takes ``factor`` times as long. The machine gets slower all the time, for both."""
     made = Made(folder, "compare")
-    sides = [("A", "B"), ("B", "A"), ("A", "B"), ("B", "A")]
+    sides = [("A", "B"), ("B", "A")] * 6
     for number, (pair, side) in enumerate(
         ((pair, side) for pair, both in enumerate(sides, 1) for side in both), 1
     ):
-        slower = (1 + 0.002 * number) * (factor if side == "B" else 1.0)
+        slower = (1 + 0.0005 * number) * (factor if side == "B" else 1.0)
         times = [1000.0 * slower * (1 + 0.01 * (n % 7)) for n in range(100)]
         records = [record(n, at=1000 + n / 5, total_ms=ms) for n, ms in enumerate(times)]
         made.part(f"{number:02}-{side}", side, records)
