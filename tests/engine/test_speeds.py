@@ -23,7 +23,7 @@ from gateway.engine.__main__ import build, parser
 from gateway.engine.batch import Batch
 from gateway.engine.echo import EchoBackend
 from gateway.engine.room import Room
-from gateway.engine.speed import Speed, UnknownSpeed, from_preset, names, published, speed_of
+from gateway.engine.speed import Speed, UnknownSpeed, from_preset, published, speed_of
 
 QWEN, LLAMA = "qwen2-7b-gptq-int4", "llama-3.1-8b-gptq-int4"
 ROOT = Path(__file__).parents[2]
@@ -58,9 +58,6 @@ async def stream(batch: Batch, clock: Clock, input_tokens: int, length: int) -> 
         await seat.token()
         arrived.append(clock())
     return Stream(input_tokens, sent_s, tuple(arrived))
-
-
-# The data
 
 
 @pytest.mark.parametrize("name", [QWEN, LLAMA])
@@ -399,7 +396,3 @@ async def _many(engine: Engine, count: int) -> list[dict[str, Any]]:
         asyncio.to_thread(engine.generate, f"n{number} b c", max_new_tokens=12) for number in range(count)
     )
     return list(await asyncio.gather(*calls))
-
-
-def test_names_are_those_that_the_help_lists() -> None:
-    assert names() == sorted([QWEN, LLAMA])
