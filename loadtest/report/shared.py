@@ -157,6 +157,6 @@ def engine_of(found: Results, say: Say) -> str:
         "can be trusted); there was no such card. Everything else is real: supervisors, processes, sockets, the "
         "switch from one model to the other on a device where one fits." + faster,
         "**引擎是替身。**回声引擎按公开数据模拟 4 位量化的 Qwen2-7B 和 Llama-3.1-8B 在 12 GB 显卡上的耗时"
-        "（每个数字的来源和可信程度见 [CALIBRATION.md](CALIBRATION.md)），没有真实显卡。其余都是真实的："
+        "（每个数字的来源和可信程度见 [CALIBRATION.md](CALIBRATION.zh-CN.md)），没有真实显卡。其余都是真实的："
         "监管进程、引擎进程、套接字，以及在只容得下一个模型的设备上的切换。" + faster,
     )

@@ -124,3 +124,13 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         said = loadtest("--port", str(port), "--run-dir", str(tmp_path), "--no-report", expected=PROBLEM)
     assert f"Port {port} is taken" in said
+
+
+def test_nothing_but_locust_itself_patches_sockets() -> None:
+    """What runs and reports is imported by tests and by the command: Locust's patches must not come along."""
+    said = "import sys, loadtest.runs, loadtest.compare, loadtest.report.pages, loadtest.__main__; "
+    said += "print([name for name in ('gevent', 'locust') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", said], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
