@@ -22,9 +22,9 @@ def draw(found: Results, folder: Path) -> list[Path]:
     path = folder / "loadtest-comparison.svg"
     a, b = _sides(found)
     rows = differences(found)
-    with plots.drawn(path, 1, 0.9 + 0.5 * len(rows)) as (axes,):
+    with plots.drawn(path, 1, 1.1 + 0.5 * len(rows)) as (axes,):
         _bars(axes, rows)
-        axes.set_xlabel(f"difference of B ({b}) from A ({a}), per cent; dots: pairs, bars: intervals")
+        axes.set_xlabel(f"difference of B from A, per cent (dots: pairs; bars: intervals)\nA: {a}, B: {b}")
         axes.axvline(0, color=plots.GREY, linewidth=1)
     return [path]
 
