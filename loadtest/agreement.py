@@ -116,7 +116,7 @@ def _statuses(about: str, clients: Counter[str], gateway: Mapping[str, float]) -
     spare = 0.0
     for status in sorted({*_STATUSES, *clients, *gateway} - {"left"}):
         more = gateway.get(status, 0) - clients[status]
-        spare += more
+        spare += max(0, more)
         sides = {"clients": float(clients[status]), "gateway": gateway.get(status, 0.0)}
         if any(sides.values()):
             found.append(Check(status, about, sides, 0 <= more <= max(0, answered_anyway)))

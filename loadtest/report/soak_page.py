@@ -14,8 +14,9 @@ from loadtest.results import PartData, Results
 from loadtest.stats import Interval, slope, spread
 
 NAME = "SOAK_TEST"
-WARM: Final = 0.2
-"""The share of the run that is left out of slopes: caches fill, and Python keeps what it once had."""
+WARM: Final = 0.5
+"""The share of the run that is left out of slopes: caches fill, connections have come and gone at their most,
+and Python keeps what it once had. The table has what came before, too."""
 HARMLESS: Final = 0.02
 """A growth of less than this share in an hour is no leak that anybody would see in a month of restarts."""
 
@@ -56,7 +57,7 @@ FIGURES: Final[Sequence[tuple[tuple[str, str], str, Callable[[dict[str, Any]], f
 
 
 def trends(part: PartData) -> list[Trend]:
-    """Slopes through the medians of minutes, without the first fifth of the run."""
+    """Slopes through the medians of minutes, without the first half of the run."""
     found = []
     for name, unit, read in FIGURES:
         points = minutes(part, read)
@@ -173,10 +174,10 @@ def _duration(value: float) -> str:
 
 def _slopes(part: PartData, say: Say) -> str:
     about = say(
-        "Least squares through the median of each minute, the first fifth of the run left out; the interval is "
+        "Least squares through the median of each minute, the first half of the run left out; the interval is "
         "Student's. *flat*: the interval does not lie above zero, or the growth in an hour is below 2 % of the level. "
         "Engines come and go with each switch, so a slope of theirs would say nothing.",
-        "对每分钟的中位数做最小二乘，去掉前五分之一；区间为学生 t 区间。*平稳*：区间不在零之上，或每小时增长低于水平的 2 %。"
+        "对每分钟的中位数做最小二乘，去掉前一半；区间为学生 t 区间。*平稳*：区间不在零之上，或每小时增长低于水平的 2 %。"
         "引擎随每次切换而生灭，其斜率没有意义。",
     )
     head = say("what|level|per hour|95 % from|to|flat", "内容|水平|每小时|95 % 自|至|平稳").split("|")

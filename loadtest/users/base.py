@@ -72,12 +72,9 @@ class GatewayUser(FastHttpUser):
             raise gevent.GreenletExit  # the run could not begin, and is ending: that was said once
         self.desk: Desk = desk
         self.prompts = self.desk.prompts(type(self).__name__)
+        self._answered = 0.0
 
     def wait_time(self) -> float:
-        return self.desk.settings.wait_s
-
-    def pause_s(self) -> float:
-        """How long a connection may be idle between two requests."""
         return self.desk.settings.wait_s
 
     def ask(self, asked: Asked) -> tuple[Record, str]:
@@ -121,9 +118,10 @@ class GatewayUser(FastHttpUser):
         headers = {
             "Content-Type": "application/json",
             "x-request-id": record.request_id,
-            **({} if self.pause_s() < IDLE_S else {"Connection": "close"}),
             **self.desk.settings.headers,
         }
+        if time.perf_counter() - self._answered > IDLE_S:
+            self.client.client.clientpool.close()
         begun = time.perf_counter()
         with self.client.post(
             PATH,
@@ -140,6 +138,7 @@ class GatewayUser(FastHttpUser):
                 _failed(record, f"{type(error).__name__}: {error}")
             finally:
                 _close(response)
+                self._answered = time.perf_counter()
             record.total_ms = 1000 * (time.perf_counter() - begun)
             response.request_meta["response_time"] = record.total_ms
             if record.outcome == "ok":

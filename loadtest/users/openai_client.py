@@ -16,7 +16,7 @@ from locust import task
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from loadtest.records import Record
-from loadtest.users.base import GatewayUser
+from loadtest.users.base import IDLE_S, GatewayUser
 from loadtest.wire import receipt_of
 
 ROUTE = "chat_completions"
@@ -32,8 +32,11 @@ class OpenAIUser(GatewayUser):
 
     def on_start(self) -> None:
         super().on_start()
+        self._openai = self._client()
+
+    def _client(self) -> openai.OpenAI:
         settings = self.desk.settings
-        self._openai = openai.OpenAI(
+        return openai.OpenAI(
             base_url=f"{settings.host}/v1",
             api_key=settings.api_key or "none",
             max_retries=0,
@@ -58,6 +61,9 @@ class OpenAIUser(GatewayUser):
             "extra_headers": {"x-request-id": record.request_id},
         }
         with self.kept(record):
+            if time.perf_counter() - self._answered > IDLE_S:
+                self._openai.close()
+                self._openai = self._client()
             begun = time.perf_counter()
             try:
                 (self._stream if stream else self._plain)(call, record, begun)
@@ -66,7 +72,8 @@ class OpenAIUser(GatewayUser):
                 record.error = f"{error.status_code} {error.message}"[:300]
             except openai.OpenAIError as error:
                 record.outcome, record.error = "failed", f"{type(error).__name__}: {error}"[:300]
-            record.total_ms = 1000 * (time.perf_counter() - begun)
+            self._answered = time.perf_counter()
+            record.total_ms = 1000 * (self._answered - begun)
             self._tell(record)
 
     def _plain(self, call: dict[str, Any], record: Record, begun: float) -> None:

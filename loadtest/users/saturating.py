@@ -48,9 +48,6 @@ class SaturatingUser(GatewayUser):
         due = min([self._due, *(one.due for one in self._returns[:1])])
         return max(0.0, due - time.perf_counter())
 
-    def pause_s(self) -> float:
-        return self.desk.settings.pace_s
-
     @task
     def begin_or_return(self) -> None:
         if self._returns and self._returns[0].due <= self._due:
