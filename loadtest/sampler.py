@@ -126,7 +126,7 @@ def _is_engine(process: psutil.Process) -> bool:
     except psutil.Error:
         return False
     # A supervisor has the engine's command line behind its own.
-    return "gateway.engine" in command[:3]
+    return "gateway.engine" in command[:3] or any(part.endswith("engine_here.py") for part in command[:2])
 
 
 def _machine() -> Row:

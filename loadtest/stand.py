@@ -36,7 +36,7 @@ _REQUEST = re.compile(r"\bload-[0-9a-f]{16}\b")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What to start. ``python`` and ``tree`` are those of another commit in a comparison.
+    """What to start. ``tree`` is that of another commit in a comparison; engines are always of this one.
 
     ``limits`` take the place of a model's own. ``only``: the models that there are.
     """
@@ -158,6 +158,9 @@ def registry_of(setup: Setup, folder: Path) -> dict[str, Any]:
     for row in kept:
         if setup.engine == "calibrated":
             _stand_in(row, setup)
+        if setup.tree != REPOSITORY:
+            at = row["command"].index("-m")
+            row["command"][at : at + 2] = [str(REPOSITORY / "loadtest" / "engine_here.py")]
         row["command"] += ["--final-metrics", str(_counts_file(folder, row["id"]))]
         row["limits"] = {**row.get("limits", {}), **setup.limits}
         row["preload"] = row is kept[0]
@@ -183,6 +186,7 @@ def _stand_in(row: dict[str, Any], setup: Setup) -> None:
 @contextmanager
 def open_stand(setup: Setup, folder: Path) -> Iterator[Stand]:
     """Start what is asked for, and end it with the block. Raises Problem."""
+    folder = folder.resolve()  # the gateway may run in another one
     folder.mkdir(parents=True, exist_ok=True)
     key = os.environ.get("GATEWAY_API_KEY", "")
     headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -99,7 +99,7 @@ def page(found: Results, say: Say) -> str:
         _table(found, say),
         f"![{say('differences with their intervals', '差异及其区间')}](img/loadtest-comparison.svg)",
         _method(found, say),
-        shared.counts(found, say),
+        _counts(found, say),
         shared.machine(found, say),
     ]
     return "\n\n".join(parts) + "\n"
@@ -120,6 +120,22 @@ def _table(found: Results, say: Say) -> str:
         for row in differences(found)
     ]
     return f"## {say('Differences', '差异')}\n\n{table(head, rows)}"
+
+
+def _counts(found: Results, say: Say) -> str:
+    """One row for each gateway, and every comparison that does not hold."""
+    about = say(
+        "Clients, Locust, gateway and engines, exactly, for the gateway of every side; [LOADTEST.md](LOADTEST.md#counts) "
+        "says what is compared.",
+        "客户端、Locust、网关和引擎，逐个网关完全相等；比较的内容见 [LOADTEST.md](LOADTEST.zh-CN.md#计数)。",
+    )
+    head = say("gateway|requests|comparisons|agree", "网关|请求|比较|一致").split("|")
+    rows = []
+    for stand, part in zip(found.head["stands"], found.parts, strict=True):
+        wrong = "; ".join(shared.check_name(check, say) for check in stand["checks"] if not check["ok"])
+        agree = f"**{wrong}**" if wrong else say("yes", "是")
+        rows.append([stand["name"], number(len(part.records)), number(len(stand["checks"])), agree])
+    return f"## {say('Counts', '计数')}\n\n{about}\n\n{table(head, rows)}"
 
 
 def _method(found: Results, say: Say) -> str:

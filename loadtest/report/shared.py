@@ -44,14 +44,15 @@ def agreement_sentence(found: Results, say: Say) -> str:
             f"([Counts](#counts)).",
             f"客户端、Locust、网关和引擎的计数一致：{len(checks)} 项比较全部成立（见[计数](#计数)）。",
         )
-    names = "; ".join(_check_name(check, say) for check in wrong)
+    names = "; ".join(check_name(check, say) for check in wrong)
     return say(
         f"**The counts do not agree, so this run has failed:** {names} ([Counts](#counts)).",
         f"**计数不一致，本次运行失败：**{names}（见[计数](#计数)）。",
     )
 
 
-def _check_name(check: Mapping[str, Any], say: Say) -> str:
+def check_name(check: Mapping[str, Any], say: Say) -> str:
+    """A comparison in words, with its counts."""
     name = say(*_WHAT[check["what"]])
     sides = ", ".join(f"{say(*_SIDES[side])} {number(value)}" for side, value in check["sides"].items())
     return f"{check['about']} {name}: {sides}".strip()
