@@ -84,12 +84,12 @@ def _retry_after(found: Results, say: Say) -> list[str]:
     return [
         say(
             f"{number(told.first)} requests were refused at their first try; {how} ({number(told.retry_after.p50)} s in "
-            f"the middle, {number(told.retry_after.most)} s at most). Of {number(told.kept)} that came back at that time "
-            f"{share(told.second, told.kept)} got in; {number(told.third)} more at their third try; {number(told.never)} "
+            f"the middle, {number(told.retry_after.most)} s at most). {number(told.kept)} came back at that time, and "
+            f"{share(told.second, told.kept)} of them got in (the time of the others had not come when the run ended); {number(told.third)} more at their third try; {number(told.never)} "
             "were refused three times.",
             f"首次请求中有 {number(told.first)} 个被拒；{how}（中位 {number(told.retry_after.p50)} 秒，最长 "
-            f"{number(told.retry_after.most)} 秒）。按时回来的 {number(told.kept)} 个中 {share(told.second, told.kept)} "
-            f"被接纳；第三次又有 {number(told.third)} 个；{number(told.never)} 个三次都被拒。",
+            f"{number(told.retry_after.most)} 秒）。按时回来的有 {number(told.kept)} 个，其中 {share(told.second, told.kept)} "
+            f"被接纳（其余的到运行结束时尚未到时间）；第三次又有 {number(told.third)} 个；{number(told.never)} 个三次都被拒。",
         )
     ]
 

@@ -73,8 +73,9 @@ def _row(part: PartData, model: str, run: str, say: Say) -> list[str]:
 
 def _comparable(found: Results, say: Say) -> str:
     options = found.head["options"]
-    answers = figures.row_of("", "", [one for one in found.parts[0].records if one.outcome == "ok"])
-    mean = sum(one.tokens for one in found.parts[0].records if one.outcome == "ok") / max(1, answers.requests)
+    done = [one for one in found.parts[0].records if one.outcome == "ok"]
+    said = sum(one.tokens for one in done) / max(1, len(done))
+    read = sum(one.prompt_tokens for one in done) / max(1, len(done))
     stand_in = options["engine"] == "calibrated" and not options["url"]
     lines = [
         say(
@@ -83,9 +84,11 @@ def _comparable(found: Results, say: Say) -> str:
             f"**可比：**{options['users']} 个用户，每个用户请求间隔 {options['wait_s']:g} 秒，按权重抽取场景，完整回答。",
         ),
         say(
-            f"**Not comparable:** the promise does not say how long its answers are; ours had {mean:.0f} tokens on average, "
-            "and the time of an answer is nearly proportional to that.",
-            f"**不可比：**承诺没有说回答有多长；我们的平均 {mean:.0f} 个 token，而回答时间几乎与其成正比。",
+            f"**Not comparable:** the promise does not say how long its prompts and answers are. Ours had {read:.0f} and "
+            f"{said:.0f} tokens on average; the time of an answer is nearly proportional to the second, and while an engine "
+            "reads a prompt it writes to nobody.",
+            f"**不可比：**承诺没有说提示和回答有多长。我们的平均为 {read:.0f} 和 {said:.0f} 个 token；回答时间几乎与后者成正比，"
+            "而引擎读取提示时不向任何人输出。",
         ),
         say(
             "**Not comparable:** the promise gives a P99 for each model and says nothing of switching. On a card that holds "
