@@ -85,10 +85,11 @@ def _errors(part: PartData, say: Say) -> str:
 def _rate(found: Results, part: PartData, say: Say) -> str:
     rates = figures.rates(part)
     users = found.head["options"]["users"]
+    names = figures.models(part.records)
+    who = say(" and ".join(names), "、".join(names))
     return say(
-        f"{users} users got {rates.answers:.1f} answers and {number(rates.tokens)} tokens a second, all of them asking "
-        "for both models.",
-        f"{users} 个用户混合使用两个模型，每秒得到 {rates.answers:.1f} 个回答、{number(rates.tokens)} 个 token。",
+        f"{users} users, asking for {who}, got {rates.answers:.1f} answers and {number(rates.tokens)} tokens a second.",
+        f"{users} 个用户使用 {who}，每秒得到 {rates.answers:.1f} 个回答、{number(rates.tokens)} 个 token。",
     )
 
 
