@@ -40,7 +40,7 @@ chat: setup ## talk to it in the terminal
 	@exec $(PY) examples/chat_cli.py
 
 # More options in LOADTEST: make loadtest LOADTEST="--saturation"
-loadtest: setup-dev ## simulated users against calibrated engines, and docs/PERFORMANCE_TEST.md; takes 6 minutes
+loadtest: setup-dev ## simulated users against calibrated engines, and docs/PERFORMANCE_TEST.md; takes 8 minutes
 	@$(PY) -m loadtest $(LOADTEST)
 
 test: setup-dev ## everything that needs nothing but Python

@@ -11,7 +11,8 @@ from loadtest import options as command_line
 from loadtest.problems import Problem
 
 OK, DISAGREED, PROBLEM = 0, 1, 2
-QUICK = {"duration": 30.0, "alone": 8.0, "step": 5.0, "step_users": 60, "round": 3.0, "rounds": 9}
+QUICK = {"speed_scale": 4.0, "duration": 30.0, "alone": 8.0, "step": 5.0, "step_users": 60}
+QUICK |= {"round": 3.0, "rounds": 9}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
