@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import psutil
 
 from loadtest.problems import Problem
 from loadtest.progress import Progress
-from loadtest.records import Record, locust_counts, read
+from loadtest.records import Record, UnreadableRecords, locust_counts, read
 from loadtest.sampler import Row, Sampler
 from loadtest.stand import REPOSITORY, Stand
 
@@ -95,7 +96,7 @@ def run(part: Part, stand: Stand, conduct: Conduct, folder: Path) -> PartResult:
         sampler.locust = psutil.Process(process.pid)
         sampler.start()
         try:
-            process.wait()
+            _await_all(process)
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -103,9 +104,22 @@ def run(part: Part, stand: Stand, conduct: Conduct, folder: Path) -> PartResult:
             sampler.stop()
             progress.end()
     _checked(process.returncode, folder)
-    counts = locust_counts(folder)
     ended = min(time.time(), began + part.seconds)
-    return PartResult(part, began, ended, sampler.rows, read(folder), counts, sampler.missed)
+    try:
+        counts, records = locust_counts(folder), read(folder)
+    except UnreadableRecords as error:
+        raise Problem(f"Locust's records cannot be read: {error}") from error
+    return PartResult(part, began, ended, sampler.rows, records, counts, sampler.missed)
+
+
+def _await_all(process: subprocess.Popen[bytes]) -> None:
+    """Wait for Locust and all its workers: they write what they counted after their master has gone."""
+    workers: set[psutil.Process] = set()
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            workers |= set(psutil.Process(process.pid).children(recursive=True))
+        time.sleep(0.2)
+    psutil.wait_procs(workers, timeout=LET_FINISH_S)
 
 
 def command(part: Part, stand: Stand, conduct: Conduct, folder: Path) -> Sequence[str]:

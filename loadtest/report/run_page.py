@@ -65,7 +65,7 @@ def in_short(found: Results, say: Say) -> list[str]:
     lines += [line for line in seed_section.in_short(found, say) if line]
     if saturation_section.there(found):
         lines += saturation_section.in_short(found, say)
-    return [*lines, _client(part, say), shared.crowded(found, say)]
+    return [*lines, _client(found, part, say), shared.crowded(found, say)]
 
 
 def _errors(part: PartData, say: Say) -> str:
@@ -121,11 +121,11 @@ def _gateway(part: PartData, say: Say) -> str:
     )
 
 
-def _client(part: PartData, say: Say) -> str:
+def _client(found: Results, part: PartData, say: Say) -> str:
     used = figures.usage(part.samples, "locust")
     if used is None:
         return say("Locust's own load was not seen.", "没有观察到 Locust 自身的负载。")
-    limit = used.cores > CLIENT_LIMIT
+    limit = used.cores / found.head["options"].get("processes", 1) > CLIENT_LIMIT
     end = say(
         "**so the clients were a limit: their times are longer than what a client elsewhere would see.**"
         if limit

@@ -40,7 +40,8 @@ def only_folder(path: Path) -> Path:
 
 
 def test_one_command_gives_the_report_and_render_gives_it_again(tmp_path: Path) -> None:
-    said = loadtest(*SHORT, "--run-dir", str(tmp_path / "run"), "--docs", str(tmp_path / "docs"))
+    places = ["--run-dir", str(tmp_path / "run"), "--docs", str(tmp_path / "docs")]
+    said = loadtest(*SHORT, "--processes", "2", *places)
     assert "counted the same" in said
     assert "all    " in said or "done after" in said, "progress is told"
     pages = sorted(path.name for path in (tmp_path / "docs").glob("*.md"))
