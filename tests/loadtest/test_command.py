@@ -16,6 +16,7 @@ from harness import start_echo, start_gateway
 from loadtest import results
 from loadtest.__main__ import DISAGREED, OK, PROBLEM
 
+pytestmark = pytest.mark.timeout(300)  # whole runs, on machines that may be busy
 SHORT = ["--speed-scale", "60", "--users", "8", "--wait-s", "0.3", "--duration", "4s", "--alone", "3s"]
 
 
@@ -26,7 +27,7 @@ def loadtest(*arguments: str, expected: int = OK, env: dict[str, str] | None = N
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
         env=env,
     )

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -22,7 +22,7 @@ from documents import REPOSITORY
 from harness import free_port, until
 
 from loadtest import agreement
-from loadtest.records import Record, locust_counts, read
+from loadtest.records import Record, UnreadableRecords, locust_counts, read
 from loadtest.stand import Setup, Stand, open_stand
 
 FAST = 60.0
@@ -54,20 +54,52 @@ def finished(command: list[str], folder: Path, **env: str) -> str:
     return done.stdout + done.stderr
 
 
-def headless(stand: Stand, folder: Path, *arguments: str, seconds: int = 4, users: int = 12) -> list[Record]:
-    """The records of a short run."""
+def headless(stand: Stand, folder: Path, *arguments: str, enough: Enough, users: int = 12) -> list[Record]:
+    """The records of a run that lasts until there are ``enough``, and ends in order."""
+    records = folder / "records"
     command = locust("--headless", "--host", stand.url, "--only-summary", "--stop-timeout", "30")
-    command += ["--users", str(users), "--spawn-rate", str(users), "--run-time", f"{seconds}s"]
-    command += ["--wait-s", "0.2", "--records", str(folder / "records"), *arguments]
-    finished(command, folder)
-    return read(folder / "records")
+    command += ["--users", str(users), "--spawn-rate", str(users)]
+    command += ["--wait-s", "0.2", "--records", str(records), *arguments]
+    log = folder / "locust.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: process.poll() is not None or enough(_so_far(records)), "enough records", 80)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text(encoding="utf-8")
+    finally:
+        process.kill()
+        process.wait()
+    return read(records)
+
+
+Enough = Callable[[list[Record]], bool]
+
+
+def _so_far(folder: Path) -> list[Record]:
+    try:
+        return read(folder)
+    except UnreadableRecords:
+        return []  # the last line is not complete yet
+
+
+def _everything(records: list[Record]) -> bool:
+    """Every class has had an answer from both models or has left, and some chats have grown."""
+    ended = {(one.user, one.model) for one in records if one.outcome in ("ok", "left")}
+    left = any(one.outcome == "left" for one in records)
+    return left and len(ended) >= 2 * len(CLASSES) - 2 and _grown(records) and len(records) >= 60
+
+
+def _grown(records: list[Record]) -> bool:
+    chats = [one.prompt_tokens for one in records if one.kind == "chat" and one.outcome == "ok"]
+    return any(after > before for before, after in itertools.pairwise(chats))
 
 
 def test_every_kind_of_user_asks_and_everybody_counts_the_same(tmp_path: Path) -> None:
     """With a stand of its own: engines have written their last counts once it is closed."""
     with open_stand(Setup(speed_scale=FAST), tmp_path / "stand") as own:
         # Two of each class, whatever the weights.
-        records = headless(own, tmp_path, *CLASSES, "--config-users", _each(2), seconds=6)
+        records = headless(own, tmp_path, *CLASSES, "--config-users", _each(2), enough=_everything)
         own.await_idle()
         page = own.page()
     counts = locust_counts(tmp_path / "records")
@@ -106,15 +138,16 @@ def _each_kind(records: list[Record]) -> None:
     left = [one for one in records if one.outcome == "left"]
     assert left
     assert {one.kind for one in left} == {"impatient"}
-    chats = [one.prompt_tokens for one in records if one.kind == "chat" and one.outcome == "ok"]
-    assert any(after > before for before, after in itertools.pairwise(chats)), "chats grow"
+    assert _grown(records), "chats grow"
 
 
 def test_the_dashboards_figures_are_sent_where_an_address_is_given(stand: Stand, tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
         listening.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        records = headless(stand, tmp_path, "StreamUser", "--statsd", address, seconds=3, users=4)
+        records = headless(
+            stand, tmp_path, "StreamUser", "--statsd", address, users=4, enough=lambda found: len(found) > 8
+        )
         listening.setblocking(False)
         lines: list[str] = []
         with contextlib.suppress(BlockingIOError):
@@ -129,7 +162,9 @@ def test_the_dashboards_figures_are_sent_where_an_address_is_given(stand: Stand,
 def test_the_same_seed_asks_the_same(stand: Stand, tmp_path: Path) -> None:
     def first_of_each(folder: str) -> list[tuple[str, int]]:
         (tmp_path / folder).mkdir()
-        records = headless(stand, tmp_path / folder, "SeedUser", "--seed", "7", seconds=2, users=1)
+        records = headless(
+            stand, tmp_path / folder, "SeedUser", "--seed", "7", users=1, enough=lambda found: len(found) > 3
+        )
         return [(one.model, one.asked_tokens) for one in records[:3]]
 
     assert first_of_each("a") == first_of_each("b")
