@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -60,5 +61,11 @@ def _report(folder: Path, docs: Path, *, write: bool) -> int:
     return OK if found.agreed else DISAGREED
 
 
+def _told_to_end(*_: object) -> None:
+    """As Ctrl-C: what was started is ended, too."""
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _told_to_end)
     sys.exit(main())
