@@ -29,6 +29,7 @@ class Trend:
     unit: str
     level: float
     per_hour: Interval | None
+    last_third: tuple[float, float]
 
     @property
     def flat(self) -> bool:
@@ -63,7 +64,9 @@ def trends(part: PartData) -> list[Trend]:
         points = minutes(part, read)
         if points:
             per_hour = slope([(at / 3600, value) for at, value in points])
-            found.append(Trend(name, unit, median(value for _, value in points), per_hour))
+            last = [value for at, value in points if at >= part.seconds * 2 / 3] or [points[-1][1]]
+            middle = median(value for _, value in points)
+            found.append(Trend(name, unit, middle, per_hour, (last[0], last[-1])))
     return found
 
 
@@ -118,9 +121,11 @@ def _trend(trend: Trend, say: Say) -> str:
     verdict = say("flat" if trend.flat else "**it grows**", "平稳" if trend.flat else "**在增长**")
     return say(
         f"{name}: {verdict}. {trend.level:.1f}{unit} in the middle; {slope_.value:+.2f}{unit} an hour "
-        f"(95 %: {slope_.low:+.2f} to {slope_.high:+.2f}).",
+        f"(95 %: {slope_.low:+.2f} to {slope_.high:+.2f}); {trend.last_third[0]:.2f} at the beginning of the last third, "
+        f"{trend.last_third[1]:.2f} at its end.",
         f"{name}：{verdict}。中位 {trend.level:.1f}{unit}；每小时 {slope_.value:+.2f}{unit}"
-        f"（95 %：{slope_.low:+.2f} 至 {slope_.high:+.2f}）。",
+        f"（95 %：{slope_.low:+.2f} 至 {slope_.high:+.2f}）；最后三分之一开始时 {trend.last_third[0]:.2f}，"
+        f"结束时 {trend.last_third[1]:.2f}。",
     )
 
 
