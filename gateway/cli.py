@@ -152,6 +152,7 @@ def _serve(options: argparse.Namespace) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=math.ceil(settings.keep_alive_s),
         proxy_headers=False,  # nothing here depends on who asked, or how
         timeout_graceful_shutdown=math.ceil(settings.drain_s),
         lifespan="on",

@@ -355,6 +355,9 @@ class Settings(BaseSettings):
     send_timeout_s: Seconds = Field(
         60.0, description="a client that takes nothing of its answer for this long is cut off"
     )
+    keep_alive_s: Seconds = Field(
+        75.0, description="a connection without a request is kept this long: longer than proxies keep theirs"
+    )
     heartbeat_s: Seconds = Field(2.0, description="a waiting stream says something at least this often")
     drain_s: Seconds = Field(30.0, description="at shutdown, running answers may take this long to finish")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
