@@ -56,14 +56,18 @@ class Choice:
         """Waiting while there is a wait, each Delta, one End. What can be refused is raised by the first."""
         async with aclosing(self._reading.pieces()) as pieces:
             async for piece in pieces:
-                yield piece if isinstance(piece, Waiting) else self._numbered(piece)
+                if isinstance(piece, Waiting):
+                    yield piece
+                else:
+                    yield numbered(piece, self._index, self.who.spec.id if self.who else "")
 
-    def _numbered(self, piece: Said | Ended) -> Delta | End:
-        if isinstance(piece, Said):
-            who = self._reading.who
-            return Delta(self._index, piece.text, piece.tokens, who.spec.id if who else "", piece.call)
-        reason: FinishReason = "length" if piece.at_limit else "tool_calls" if piece.calls_tools else "stop"
-        return End(self._index, reason, piece.answer)
+
+def numbered(piece: Said | Ended, index: int, model_id: str) -> Delta | End:
+    """A piece of the choice ``index``, which that model gives."""
+    if isinstance(piece, Said):
+        return Delta(index, piece.text, piece.tokens, model_id, piece.call)
+    reason: FinishReason = "length" if piece.at_limit else "tool_calls" if piece.calls_tools else "stop"
+    return End(index, reason, piece.answer)
 
 
 async def side_by_side(choices: Sequence[Choice]) -> AsyncGenerator[Piece]:
