@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Final, Literal
 
 from fastapi import Request, Response
@@ -27,6 +27,7 @@ from gateway.api.services import services_of
 from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.api.tokens import count_of
 from gateway.errors import EngineError, GatewayError
+from gateway.records import record
 from gateway.schemas import ToolCall, ToolCallDelta
 from gateway.wire.sse import encode_event
 
@@ -99,7 +100,7 @@ def collected(pieces: Iterable[Piece]) -> tuple[str, Ended]:
 # ---------------------------------------------------------------- answering
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """One message: what its body and its events have in common."""
 

@@ -19,6 +19,7 @@ from gateway.api.reading import Placed
 from gateway.api.receipts import origin_body, receipt_body, waiting_comment
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
+from gateway.records import record
 from gateway.schemas import Token, ToolCall, ToolCallDelta
 from gateway.wire.sse import encode_data
 
@@ -150,7 +151,7 @@ def _logprob(token: Token) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """One completion: what all of its bodies have in common.
 

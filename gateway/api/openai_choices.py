@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Literal
 
 from gateway.answers import Answer, Waiting
 from gateway.api.reading import Ended, Placed, Reading, Said
 from gateway.generation import GenerationRequest, Generations
+from gateway.records import record
 from gateway.routing import Who
 from gateway.schemas import ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delta:
     """More of a choice: text, with its tokens only where they were asked for, or a piece of a tool call."""
 
@@ -28,7 +28,7 @@ class Delta:
     call: ToolCallDelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class End:
     """The end of a choice."""
 

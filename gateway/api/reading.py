@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from gateway.answers import Answer, Waiting
 from gateway.api.stops import StopStrings
 from gateway.generation import Generation, GenerationRequest, Generations
 from gateway.preparing import Prepared
+from gateway.records import record
 from gateway.routing import Who
 from gateway.schemas import Token, ToolCallDelta
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Placed:
     """A token, and at which character of the text it begins."""
 
@@ -30,7 +30,7 @@ class Placed:
         return self.offset + len(self.token.text)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Said:
     """More of the answer: text, with its tokens only where they were asked for, or a piece of a tool call."""
 
@@ -39,7 +39,7 @@ class Said:
     call: ToolCallDelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ended:
     """The end. ``stop`` is the stop string that was found; ``at_limit`` says that the length was all."""
 
