@@ -342,9 +342,8 @@ class Passage:
             self._counting.cancel()
 
     def _ended(self) -> None:
-        self._push = self._counting = (
-            None  # it knows this passage: what nobody needs any longer must go without the collector
-        )
+        # Both know this passage: what nobody needs any longer must go without the collector.
+        self._push = self._counting = None
         self._accounts.closed()
         self._path.gone(self)
         self.response_complete = True
