@@ -24,7 +24,7 @@ from gateway.errors import GatewayError, HeadTooLarge, RequestTimeout
 from gateway.fastpath.entry import FastPath
 from gateway.fastpath.heads import Known
 from gateway.fastpath.passage import Passage
-from gateway.fastpath.wishes import ROUTES
+from gateway.fastpath.routes import ROUTES
 from gateway.tickets import Begun
 from gateway.wire.heads import without_upgrade
 

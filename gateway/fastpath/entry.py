@@ -18,7 +18,8 @@ from gateway.errors import GatewayError
 from gateway.fastpath import accounts
 from gateway.fastpath.heads import Headers, Heads, Known
 from gateway.fastpath.passage import Client, Passage
-from gateway.fastpath.wishes import ROUTES, Head, Wish
+from gateway.fastpath.routes import ROUTES
+from gateway.fastpath.wishes import Head, Wish
 from gateway.logs import AccessLog
 from gateway.preparing import GenerationRequest, Prepared
 from gateway.schemas import Clocks, Prompt
@@ -61,6 +62,7 @@ class FastPath:
         # What the ordinary way says where pages of other origins may ask. Those that do ask go that way.
         self.vary = "vary: Origin\r\n" if services.settings.web_pages else ""
         self._dice = Random()  # noqa: S311  an id of a request is no secret
+        self._services = services
         self._line = services.generations
         self._manager = services.manager
         self._engines = engines
@@ -103,7 +105,7 @@ class FastPath:
                 self._keys.check(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
             request_id = known.request_id or f"{self._dice.getrandbits(64):016x}"
             head = Head(known, request_id, started)
-            wish = ROUTES[known.url](head, body, self._line.routing)
+            wish = ROUTES[known.url](head, body, self._services)
             return None if wish is None else self._passage(client, wish, head)
         except GatewayError:
             return None  # it is refused on the ordinary way, in words
@@ -119,6 +121,7 @@ class FastPath:
         prepared = self._line.prepare_for(spec, asked)
         if not isinstance(prepared.prompt, Prompt) or not rules.streamable(prepared.parameters):
             return None
+        wish.answered_by(prepared)
         ticket = self._manager.place(spec.id, hash(prepared.prompt.text))
         if ticket is None:
             return None
@@ -138,6 +141,10 @@ class FastPath:
         engine, prompt = self._engines[prepared.spec.engine], prepared.prompt
         assert isinstance(prompt, Prompt)  # noqa: S101 - nothing else is taken
         return engine.push(url, prompt, prepared.parameters, tokens=asked.stream, raw=True)
+
+    async def count_tokens(self, prepared: Prepared) -> int | None:
+        """How many tokens the prompt has; None where nobody can say."""
+        return await self._line.count_tokens(prepared.spec, prepared.prompt)
 
     def clocks(self, spec: ModelSpec) -> Clocks:
         """All of them, as nothing was tried yet."""

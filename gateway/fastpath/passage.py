@@ -13,6 +13,7 @@ from gateway.api.context import error_response
 from gateway.attempts import outcome_of
 from gateway.errors import GatewayError, InternalError
 from gateway.fastpath import accounts
+from gateway.fastpath.wishes import Enough
 from gateway.journey import kind_of
 from gateway.schemas import Completed, Piece, RawTokens
 from gateway.tickets import Begun, Ticket
@@ -63,6 +64,7 @@ class Passage:
     __slots__ = (
         "_accounts",
         "_client",
+        "_counting",
         "_first_token",
         "_gap_at",
         "_given",
@@ -99,6 +101,7 @@ class Passage:
         self._ticket = ticket
         self._accounts = book
         self._push: Push | None = None
+        self._counting: asyncio.Task[None] | None = None
         self._first_token = self._gap_at = 0.0
         self._tokens = 0
         self._given = False  # something of the answer
@@ -133,6 +136,8 @@ class Passage:
                 self._client.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
             elif chunk:
                 self._write(chunk)
+        except Enough as enough:
+            self._enough(enough)
         except Exception as error:  # nobody above would see it: the answer must not hang
             self._fault(error)
 
@@ -144,6 +149,24 @@ class Passage:
                 self._count(piece.count if isinstance(piece, RawTokens) else 1)
                 if chunk := self._wish.chunk(piece):
                     self._write(chunk)
+        except Enough as enough:
+            self._enough(enough)
+        except Exception as error:  # the same
+            self._fault(error)
+
+    def _enough(self, enough: Enough) -> None:
+        """The text ends in the middle of a token, which happens rarely enough for a task. The engine is let
+        go, so nobody but its tokeniser can say how long the prompt is."""
+        self._cancel()
+        if enough.chunk:
+            self._write(enough.chunk)
+        self._counting = asyncio.create_task(self._cut(enough.tokens))
+
+    async def _cut(self, tokens: int) -> None:
+        try:
+            prompt_tokens = await self._path.count_tokens(self._prepared)
+            self._counting = None
+            self._completed(Completed("", "stop_sequence", tokens, prompt_tokens, None))
         except Exception as error:  # the same
             self._fault(error)
 
@@ -313,9 +336,12 @@ class Passage:
     def _cancel(self) -> None:
         if self._push is not None:
             self._push.cancel()
+        if self._counting is not None:
+            self._counting.cancel()
 
     def _ended(self) -> None:
-        self._push = None  # it knows this passage: what nobody needs any longer must go without the collector
+        # Both know this passage: what nobody needs any longer must go without the collector.
+        self._push = self._counting = None
         self._accounts.closed()
         self._path.gone(self)
         self.response_complete = True

@@ -1,0 +1,75 @@
+"""TGI's own routes on the fast path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic_core import to_json
+
+from gateway.answers import Answer
+from gateway.api import tgi, tgi_answers
+from gateway.api.bodies import parse
+from gateway.api.names import model_asked
+from gateway.api.services import Services
+from gateway.api.streams import SSE_HEADERS
+from gateway.api.tgi_bodies import TgiBody
+from gateway.errors import GatewayError
+from gateway.fastpath.wishes import Head, Wish
+from gateway.preparing import GenerationRequest, Prepared
+from gateway.routing import DIRECT, Who
+from gateway.schemas import RawTokens, Token
+
+MODEL_HEADER: Final = tgi.MODEL_HEADER.encode()
+
+
+class TgiWish:
+    """One request for text."""
+
+    __slots__ = ("_body", "_writer", "asked")
+
+    def __init__(self, body: TgiBody, asked: GenerationRequest) -> None:
+        self.asked = asked
+        self._body = body
+        self._writer = tgi_answers.EventWriter(details=tgi_answers.details_asked(body))
+
+    def answered_by(self, prepared: Prepared) -> None:
+        """Nothing of it is needed here."""
+
+    def plain(self, answer: Answer) -> tuple[bytes, Mapping[str, str]]:
+        return to_json({"generated_text": answer.text}), tgi_answers.answer_headers(self._body, answer)
+
+    def opening(self, model_id: str) -> Mapping[str, str]:
+        return {**SSE_HEADERS, **tgi_answers.stream_headers(self._body, model_id, DIRECT)}
+
+    def passed(self, event: bytes) -> bytes:
+        return self._writer.passed(event)
+
+    def chunk(self, piece: Token | RawTokens) -> bytes:
+        return self._writer.raw(piece) if isinstance(piece, RawTokens) else self._writer.token(piece)
+
+    def last(self, answer: Answer) -> bytes:
+        return self._writer.last(answer)
+
+    def error(self, error: GatewayError) -> bytes:
+        return tgi_answers.error_event(error)
+
+
+def whole(head: Head, raw: bytes, services: Services) -> Wish | None:
+    """``POST /generate``. With details each token is wanted, and then nothing is gained here."""
+    body = parse(raw, TgiBody)
+    return None if tgi_answers.details_asked(body) else _wish(head, body, services, stream=False)
+
+
+def stream(head: Head, raw: bytes, services: Services) -> Wish | None:
+    """``POST /generate_stream``."""
+    return _wish(head, parse(raw, TgiBody), services, stream=True)
+
+
+def _wish(head: Head, body: TgiBody, services: Services, *, stream: bool) -> Wish | None:
+    routing, given = services.generations.routing, head.known.headers.get(MODEL_HEADER)
+    name = None if given is None else model_asked(given.decode("latin-1"), routing.names)
+    spec = routing.direct(name)
+    if spec is None:
+        return None
+    return TgiWish(body, tgi.asked_for(body, Who(spec), head.started, stream=stream))
