@@ -1,7 +1,7 @@
 """Requests that concern nobody else pass the scheduler directly: nothing is decided otherwise for that.
 
-Two schedulers live through the same trace. One is told every event; the other, wherever it says that it can, by
-the shorter ways. What they decide and what they note must be the same, at every step.
+Two schedulers live through the same trace. One is told every event; the other, wherever it says that it can,
+by the shorter ways. What they decide and what they note must be the same, at every step.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ _SHOWN_APART = {"policy", "waiting", "running", "makes_room_for"}
 
 
 def noted(scheduler: Scheduler) -> dict[str, object]:
-    """All that a scheduler has in its books, but for when it wants to look again: to look once more is no harm."""
-    found: dict[str, object] = {"requests": {number: one.granted_at for number, one in scheduler._requests.items()}}
+    """All that a scheduler has in its books, but for when it wants to look again."""
+    found: dict[str, object] = {
+        "requests": {number: one.granted_at for number, one in scheduler._requests.items()}
+    }
     for one in scheduler._models.values():
         found |= {
             f"{one.policy.id}.{field.name}": repr(getattr(one, field.name))
@@ -158,7 +160,7 @@ def test_the_shorter_ways_decide_and_note_the_same(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_shorter_ways_are_gone_by_most_of_a_busy_day(seed: int) -> None:
-    """And the same holds: a crowd at one model, now and then somebody for another, places that are promised."""
+    """The same holds: a crowd at one model, now and then somebody for another, promised places."""
     rng = random.Random(seed)
     fleet = {
         "a": ModelPolicy("a", "gpu", 7 * GB, max_concurrent=8, max_queue=4, idle_timeout_s=30),
@@ -188,7 +190,7 @@ def use(desk: Desk, at: float, number: int, *, shortly: bool) -> None:
 
 
 @pytest.mark.parametrize("shortly", [False, True])
-def test_a_model_that_is_used_does_not_return_to_the_default_one(shortly: bool) -> None:  # noqa: FBT001
+def test_a_model_that_is_used_does_not_return_to_the_default_one(shortly: bool) -> None:
     """Each request begins the quiet time anew, also one that ends before the scheduler looks again."""
     policy = SwitchPolicy(default_model="a", return_to_default_after_s=100)
     desk = Desk([model("a"), model("b")], policy=policy).resident("b")

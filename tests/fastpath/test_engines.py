@@ -31,7 +31,10 @@ REFUSALS: dict[str, list[Step]] = {
     "page": [answer("200 OK", b"<html>", "text/html")],
     "json instead of events": [answer("200 OK", JSON)],
     "no content type": [b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(EVENTS), EVENTS)],
-    "odd content type": [b"HTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=x\r\n\r\n" + EVENTS, "CLOSE"],
+    "odd content type": [
+        b"HTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=x\r\n\r\n" + EVENTS,
+        "CLOSE",
+    ],
 }
 BROKEN: dict[str, list[Step]] = {
     "closes": ["CLOSE"],
@@ -54,7 +57,11 @@ BROKEN: dict[str, list[Step]] = {
     "a list": [STREAM, chunk(b"data: []\n\n"), END],
     "bad chunk": [STREAM, b"zz\r\nno\r\n"],
     "huge head": [b"HTTP/1.1 200 OK\r\nx: " + b"y" * 400_000],
-    "changes the protocol": [b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "PAUSE", "CLOSE"],
+    "changes the protocol": [
+        b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        "PAUSE",
+        "CLOSE",
+    ],
     "after a token": [STREAM, chunk(token(1)), "PAUSE", "CLOSE"],
     "after a token, reset": [STREAM, chunk(token(1)), "PAUSE", "RESET"],
     "after a token, end": [STREAM, chunk(token(1)), "PAUSE", END],
@@ -64,21 +71,48 @@ BROKEN: dict[str, list[Step]] = {
     "error after a token": [STREAM, chunk(token(1)), "PAUSE", chunk(failure()), END],
     "error behind a token": [STREAM, chunk(token(1) + failure()), END],
     "no JSON after a token": [STREAM, chunk(token(1)), "PAUSE", chunk(b"data: {nonsense\n\n"), END],
-    "a number of tokens that is none": [STREAM, chunk(token(1)), "PAUSE", chunk(last(2, generated_text=3)), END],
+    "a number of tokens that is none": [
+        STREAM,
+        chunk(token(1)),
+        "PAUSE",
+        chunk(last(2, generated_text=3)),
+        END,
+    ],
 }
 GOOD: dict[str, list[Step]] = {
     "one piece": [whole()],
     "one chunk": [STREAM + chunk(EVENTS) + END],
-    "each by itself": [STREAM, "PAUSE", chunk(token(1)), "PAUSE", chunk(token(2)), "PAUSE", chunk(last(3)), "PAUSE", END],
+    "each by itself": [
+        STREAM,
+        "PAUSE",
+        chunk(token(1)),
+        "PAUSE",
+        chunk(token(2)),
+        "PAUSE",
+        chunk(last(3)),
+        "PAUSE",
+        END,
+    ],
     "last token alone": [STREAM + chunk(last(1)) + END],
     "no space": [STREAM + chunk(EVENTS.replace(b"data: ", b"data:")) + END],
     "CRLF": [STREAM + chunk(EVENTS.replace(b"\n", b"\r\n")) + END],
     "CR": [STREAM + chunk(EVENTS.replace(b"\n", b"\r")) + END],
-    "keep-alives between": [STREAM, chunk(b":\n\n"), "PAUSE", chunk(token(1) + b":\n\n"), "PAUSE", chunk(token(2) + last(3)), END],
+    "keep-alives between": [
+        STREAM,
+        chunk(b":\n\n"),
+        "PAUSE",
+        chunk(token(1) + b":\n\n"),
+        "PAUSE",
+        chunk(token(2) + last(3)),
+        END,
+    ],
     "extensions and trailers": [STREAM + b"%x;a=b\r\n%b\r\n0\r\nx-more: 1\r\n\r\n" % (len(EVENTS), EVENTS)],
     "a length": [PLAIN_HEAD + b"content-length: %d\r\n\r\n%b" % (len(EVENTS), EVENTS)],
     "to the end of the connection": [PLAIN_HEAD + b"\r\n" + EVENTS, "PAUSE", "CLOSE"],
-    "closes behind it": [STREAM.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + chunk(EVENTS) + END, "CLOSE"],
+    "closes behind it": [
+        STREAM.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + chunk(EVENTS) + END,
+        "CLOSE",
+    ],
     "cut behind the last event": [STREAM + chunk(EVENTS), "PAUSE", "CLOSE"],
     "reset behind the last event": [STREAM + chunk(EVENTS), "PAUSE", "RESET"],
     "junk behind it": [whole() + b"HTTP/1.1 200 OK\r\n\r\nmore"],
@@ -87,11 +121,42 @@ GOOD: dict[str, list[Step]] = {
     "an interim answer by itself": [b"HTTP/1.1 102 Processing\r\n\r\n", "PAUSE", whole()],
     "a slow head": [STREAM[:20], "PAUSE", STREAM[20:60], "PAUSE", STREAM[60:] + chunk(EVENTS) + END],
     "a large event": [STREAM + chunk(token(1) + token(2, "y" * 300_000) + last(3)) + END],
-    "other characters": [STREAM + chunk(token(1, " 你好") + token(2, "a\u2028b\x85") + last(3, "你好")) + END],
+    "other characters": [
+        STREAM + chunk(token(1, " 你好") + token(2, "a\u2028b\x85") + last(3, "你好")) + END
+    ],
     "two data lines": [STREAM + chunk(token(1).replace(b"{", b"{\ndata: ", 1) + last(2)) + END],
     "an empty token": [STREAM, chunk(token(1, "")), "PAUSE", chunk(last(2)), END],
-    "no id": [STREAM, chunk(event({"index": 1, "token": {"id": None, "text": "a", "logprob": None, "special": False}, "generated_text": None, "details": None})), "PAUSE", chunk(last(2)), END],
-    "no details": [STREAM + chunk(token(1) + event({"index": 2, "token": {"id": 2, "text": "b", "logprob": 0.0, "special": True}, "generated_text": "a", "details": None})) + END],
+    "no id": [
+        STREAM,
+        chunk(
+            event(
+                {
+                    "index": 1,
+                    "token": {"id": None, "text": "a", "logprob": None, "special": False},
+                    "generated_text": None,
+                    "details": None,
+                }
+            )
+        ),
+        "PAUSE",
+        chunk(last(2)),
+        END,
+    ],
+    "no details": [
+        STREAM
+        + chunk(
+            token(1)
+            + event(
+                {
+                    "index": 2,
+                    "token": {"id": 2, "text": "b", "logprob": 0.0, "special": True},
+                    "generated_text": "a",
+                    "details": None,
+                }
+            )
+        )
+        + END
+    ],
 }
 CLOCKS: dict[str, list[Step]] = {
     "no head": ["HOLD"],

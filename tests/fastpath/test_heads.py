@@ -88,7 +88,9 @@ def test_the_same_head_is_known_with_another_body() -> None:
         (b"3\nContent-Length: 4", b"one"),
     ],
 )
-def test_a_length_that_is_not_exactly_that_of_the_body_is_left_to_the_parser(said: bytes, body: bytes) -> None:
+def test_a_length_that_is_not_exactly_that_of_the_body_is_left_to_the_parser(
+    said: bytes, body: bytes
+) -> None:
     heads = learnt(request(b"one"), b"one")
     assert heads.find(request(body, length=said)) is None
 
@@ -129,7 +131,11 @@ def test_a_body_may_look_like_a_head() -> None:
 
 @pytest.mark.parametrize(
     "before",
-    [HOST + b"X-Strength: 3\r\n", HOST + b"X: content-length: 3\r\n", HOST + b"X: a\r\n content-length: 3\r\n"],
+    [
+        HOST + b"X-Strength: 3\r\n",
+        HOST + b"X: content-length: 3\r\n",
+        HOST + b"X: a\r\n content-length: 3\r\n",
+    ],
 )
 def test_what_only_looks_like_a_length_is_none(before: bytes) -> None:
     data = request(b"one", before=before)
@@ -161,7 +167,9 @@ def test_an_id_or_a_trace_is_of_one_request() -> None:
     data, read = request(b"one"), known(request(b"one"))
     for once in (
         Known(read.url, read.path, read.headers, keep_alive=True, request_id="7", trace={}),
-        Known(read.url, read.path, read.headers, keep_alive=True, request_id=None, trace={"traceparent": "0"}),
+        Known(
+            read.url, read.path, read.headers, keep_alive=True, request_id=None, trace={"traceparent": "0"}
+        ),
     ):
         heads = Heads()
         heads.learn(data, b"one", once)
@@ -180,12 +188,19 @@ def test_no_more_is_kept_than_is_of_use() -> None:
     assert heads.find(large) is None
 
 
-NAMES = st.sampled_from([b"X", b"X-Strength", b"Content-Length", b"content-length", b"Transfer-Encoding", b"A"])
+NAMES = st.sampled_from(
+    [b"X", b"X-Strength", b"Content-Length", b"content-length", b"Transfer-Encoding", b"A"]
+)
 VALUES = st.sampled_from(
     [b"3", b"03", b"0", b"+3", b"3, 3", b"chunked", b"ength: 3", b"content-length: 3", b"", b"a\tb", b"12"]
 )
 LINES = st.lists(
-    st.tuples(NAMES, st.sampled_from([b": ", b":", b":  ", b":\t", b" : "]), VALUES, st.sampled_from([b"\r\n", b"\n"])),
+    st.tuples(
+        NAMES,
+        st.sampled_from([b": ", b":", b":  ", b":\t", b" : "]),
+        VALUES,
+        st.sampled_from([b"\r\n", b"\n"]),
+    ),
     max_size=4,
 )
 BODIES = st.sampled_from([b"", b"one", b"two", b"\r\n\r\n", b"Content-Length: 3\r\n\r\none", b"twelve bytes"])

@@ -25,7 +25,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def locked(engine: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start_gateway(tmp_path_factory.mktemp("locked"), {"models": [model(engine.url)]}, api_key="secret")
+    running = start_gateway(
+        tmp_path_factory.mktemp("locked"), {"models": [model(engine.url)]}, api_key="secret"
+    )
     yield running
     assert "Traceback" not in running.output
     running.stop()
