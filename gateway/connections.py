@@ -158,7 +158,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._fast is not None and self._between_requests() and self._take_known(self._fast, data):
             return
-        # Of a head that began before, or behind a body, these bytes are not the whole: nobody learns from them.
+        # Of a head that began before, or behind a body, these bytes are not all: nobody learns from them.
         self._chunk_bytes, self._chunk = len(data), b"" if self._in_head or self._in_body else data
         super().data_received(data)
         self._chunk = b""
