@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastpath.scripted import Scripted, Step, whole
 from harness import Running, free_port, model, start_gateway, until
@@ -43,6 +44,11 @@ class Way:
     second: Scripted
     closed: str
     """An address at which nobody listens."""
+    admin: str = ""
+    """A key, where one is needed."""
+
+    def _get(self, path: str) -> httpx.Response:
+        return httpx.get(self.running.url + path, timeout=10, headers={"x-api-key": self.admin})
 
     def ask(self, form: str, name: str = "echo", *lines: str) -> list[Answer]:
         with closing(connected(self.running.url)) as client:
@@ -59,7 +65,7 @@ class Way:
     def figures(self) -> dict[str, float]:
         """All that is counted, but for times."""
         found = {}
-        for line in self.running.get("/metrics").text.splitlines():
+        for line in self._get("/metrics").text.splitlines():
             name, _, value = line.rpartition(" ")
             of_tests = 'route="' in name and "generate" not in name  # what the test itself asks
             if line.startswith("gateway_") and not of_tests and not _UNLIKE.search(name):
@@ -75,7 +81,7 @@ class Way:
         return sum(open_now) == 1 and not any(r.get("outstanding") for r in rows)
 
     def models(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.running.get("/v1/models").json()["data"]
+        found: list[dict[str, Any]] = self._get("/v1/models").json()["data"]
         return found
 
     def lines(self, begin: int) -> list[str]:
