@@ -1,7 +1,7 @@
 """Requests that concern nobody else pass the scheduler directly: nothing is decided otherwise for that.
 
-Two schedulers live through the same trace. One is told every event; the other, wherever it says that it can, by
-the shorter ways. What they decide and what they note must be the same, at every step.
+Two schedulers live through the same trace. One is told every event; the other, wherever it says that it can,
+by the shorter ways. What they decide and what they note must be the same, at every step.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SHOWN_APART = {"policy", "waiting", "running", "makes_room_for"}
 
 
 def noted(scheduler: Scheduler) -> dict[str, object]:
-    """All that a scheduler has in its books, but for when it wants to look again: to look once more is no harm."""
+    """All that a scheduler has in its books, but for when it wants to look again."""
     found: dict[str, object] = {
         "requests": {number: one.granted_at for number, one in scheduler._requests.items()}
     }
@@ -160,7 +160,7 @@ def test_the_shorter_ways_decide_and_note_the_same(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_shorter_ways_are_gone_by_most_of_a_busy_day(seed: int) -> None:
-    """And the same holds: a crowd at one model, now and then somebody for another, places that are promised."""
+    """The same holds: a crowd at one model, now and then somebody for another, promised places."""
     rng = random.Random(seed)
     fleet = {
         "a": ModelPolicy("a", "gpu", 7 * GB, max_concurrent=8, max_queue=4, idle_timeout_s=30),

@@ -58,7 +58,7 @@ class Heads:
         return known, data[end + 4 :]
 
     def learn(self, data: bytes, body: bytes, known: Known) -> None:
-        """Remember how ``data`` was read, if it is of use: a head from its first byte to its last, and ``body``."""
+        """Remember how ``data`` was read, if it is of use: a head from its first byte on, and ``body``."""
         end = data.find(_END)
         at = data.find(_LENGTH, 0, end) + 7
         if end < 0 or at < len(_LINE) or end > MOST_BYTES or data[end + 4 :] != body:

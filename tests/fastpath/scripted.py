@@ -17,8 +17,8 @@ _HEALTHY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/j
 DEADLINE_S = 20.0
 
 Step = bytes | str | float
-"""Bytes to send; PAUSE (so long that the next bytes come apart from these), a number of seconds to say nothing
-for, GATE (until the test opens it), HOLD (until the client leaves), RESET, or CLOSE."""
+"""Bytes to send; PAUSE (so long that the next bytes come apart from these), seconds to say nothing for,
+GATE (until the test opens it), HOLD (until the client leaves), RESET, or CLOSE."""
 
 
 def chunk(data: bytes) -> bytes:
@@ -58,13 +58,15 @@ def whole(count: int = 3) -> bytes:
 
 @dataclass
 class Scripted:
-    """Answers probes; plays ``scripts`` for requests, one after the other, and the last one again and again."""
+    """Answers probes; plays ``scripts`` for requests, one after the other, and the last one ever again."""
 
     scripts: list[Sequence[Step]] = field(default_factory=lambda: [[whole()]])
     asked: int = 0
     left: int = 0
     """How many clients left while the engine held."""
     holds: bool = False
+    at: int = 0
+    """How many steps have been gone."""
     gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ class Scripted:
     def play(self, *scripts: Sequence[Step]) -> None:
         """From now on, and counting anew."""
         self.gate.clear()
-        self.scripts, self.asked, self.left, self.holds = list(scripts), 0, 0, False
+        self.scripts, self.asked, self.left, self.holds, self.at = list(scripts), 0, 0, False, 0
 
     def close(self) -> None:
         self.gate.set()
@@ -131,6 +133,7 @@ class Scripted:
         return all(self._step(client, step) for step in script)
 
     def _step(self, client: socket.socket, step: Step) -> bool:
+        self.at += 1
         if isinstance(step, bytes):
             client.sendall(step)
         elif isinstance(step, float):
