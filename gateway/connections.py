@@ -341,22 +341,19 @@ class Connection(HttpToolsProtocol):
         if self._taken is None:
             raise RuntimeError("there is no request to hand over")
         known, body = self._taken
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            **known.request(),
+            "state": {**self.app_state, "begun": begun, **passage.identity()},
+        }
         cycle = RequestResponseCycle(
-            scope={
-                "type": "http",
-                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-                "http_version": "1.1",
-                "server": self.server,
-                "client": self.client,
-                "scheme": self.scheme or "http",
-                "method": "POST",
-                "root_path": self.root_path,
-                "path": known.path,
-                "raw_path": known.url,
-                "query_string": b"",
-                "headers": list(known.headers.items()),
-                "state": {**self.app_state, "begun": begun, **passage.identity()},
-            },
+            scope=scope,  # type: ignore[arg-type]  # a TypedDict of uvicorn's
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -34,6 +34,16 @@ class Known:
     request_id: str | None
     trace: Mapping[str, str]
     """What ties the request to its client's trace."""
+
+    def request(self) -> dict[str, Any]:
+        """As ASGI has it."""
+        return {
+            "method": "POST",
+            "path": self.path,
+            "raw_path": self.url,
+            "query_string": b"",
+            "headers": list(self.headers.items()),
+        }
 
 
 class Heads:
