@@ -19,6 +19,8 @@ WARM: Final = 0.5
 and Python keeps what it once had. The table has what came before, too."""
 HARMLESS: Final = 0.02
 """A growth of less than this share in an hour is no leak that anybody would see in a month of restarts."""
+ARENA_MIB: Final = 1.0
+"""Python takes memory in arenas of this size: what grew by less than one can be a single step, and no slope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,16 @@ class Trend:
     level: float
     per_hour: Interval | None
     last_third: tuple[float, float]
+    grown: float
+    """From the first minute that counts to the last."""
 
     @property
     def flat(self) -> bool:
         """No slope can be told from zero, or it is too small to matter."""
         if self.per_hour is None:
             return False
-        return not self.per_hour.low > 0 or self.per_hour.value <= HARMLESS * self.level
+        one_step = self.unit == "MiB" and self.grown < ARENA_MIB
+        return one_step or not self.per_hour.low > 0 or self.per_hour.value <= HARMLESS * self.level
 
 
 def _gateway(name: str, unit: float = 1.0) -> Callable[[dict[str, Any]], float | None]:
@@ -66,7 +71,8 @@ def trends(part: PartData) -> list[Trend]:
             per_hour = slope([(at / 3600, value) for at, value in points])
             last = [value for at, value in points if at >= part.seconds * 2 / 3] or [points[-1][1]]
             middle = median(value for _, value in points)
-            found.append(Trend(name, unit, middle, per_hour, (last[0], last[-1])))
+            grown = points[-1][1] - points[0][1]
+            found.append(Trend(name, unit, middle, per_hour, (last[0], last[-1]), grown))
     return found
 
 
@@ -122,10 +128,10 @@ def _trend(trend: Trend, say: Say) -> str:
     return say(
         f"{name}: {verdict}. {trend.level:.1f}{unit} in the middle; {slope_.value:+.2f}{unit} an hour "
         f"(95 %: {slope_.low:+.2f} to {slope_.high:+.2f}); {trend.last_third[0]:.2f} at the beginning of the last third, "
-        f"{trend.last_third[1]:.2f} at its end.",
+        f"{trend.last_third[1]:.2f} at its end; {trend.grown:+.2f} in all.",
         f"{name}：{verdict}。中位 {trend.level:.1f}{unit}；每小时 {slope_.value:+.2f}{unit}"
         f"（95 %：{slope_.low:+.2f} 至 {slope_.high:+.2f}）；最后三分之一开始时 {trend.last_third[0]:.2f}，"
-        f"结束时 {trend.last_third[1]:.2f}。",
+        f"结束时 {trend.last_third[1]:.2f}；总计 {trend.grown:+.2f}。",
     )
 
 
@@ -180,9 +186,11 @@ def _duration(value: float) -> str:
 def _slopes(part: PartData, say: Say) -> str:
     about = say(
         "Least squares through the median of each minute, the first half of the run left out; the interval is "
-        "Student's. *flat*: the interval does not lie above zero, or the growth in an hour is below 2 % of the level. "
+        "Student's. *flat*: the interval does not lie above zero, the growth in an hour is below 2 % of the level, or, "
+        "for memory, the growth in all is below 1 MiB: Python takes memory in arenas of that size, so less can be one step. "
         "Engines come and go with each switch, so a slope of theirs would say nothing.",
-        "对每分钟的中位数做最小二乘，去掉前一半；区间为学生 t 区间。*平稳*：区间不在零之上，或每小时增长低于水平的 2 %。"
+        "对每分钟的中位数做最小二乘，去掉前一半；区间为学生 t 区间。*平稳*：区间不在零之上，或每小时增长低于水平的 2 %；"
+        "对内存而言，总增长低于 1 MiB 也算平稳：Python 以该大小的块（arena）申请内存，更小的增长可能只是一个台阶。"
         "引擎随每次切换而生灭，其斜率没有意义。",
     )
     head = say("what|level|per hour|95 % from|to|flat", "内容|水平|每小时|95 % 自|至|平稳").split("|")
