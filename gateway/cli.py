@@ -232,10 +232,13 @@ class _Server(uvicorn.Server):
 
 
 def _settle() -> None:
-    """What is there now stays for good: the collector need not look at it with every few hundred requests."""
+    """What is there now stays for good: the collector need not look at it with every few hundred requests.
+
+    Requests leave it nothing, tasks in the background a little. That lies about until so many objects are there.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(5_000, 20, 20)
 
 
 def _listen(settings: Settings) -> socket.socket:
