@@ -234,7 +234,7 @@ class _Server(uvicorn.Server):
 def _settle() -> None:
     """What is there now stays for good: the collector need not look at it with every few hundred requests.
 
-    Requests leave it nothing, tasks in the background a little. That lies about until so many objects are there.
+    Requests leave it nothing, tasks in the background a little: that lies about until it is so many objects.
     """
     gc.collect()
     gc.freeze()

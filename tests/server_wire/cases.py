@@ -223,7 +223,6 @@ KEPT: dict[str, Case] = {
         (403,),
     ),
     "upgrade that is not asked for": Case(posted("/generate", BODY, "Upgrade: websocket")),
-    "GET with an upgrade": Case(got("/health", "Connection: Upgrade", "Upgrade: websocket")),
     "expects 100, body sent along": Case(posted("/generate", BODY, "Expect: 100-continue"), (100, 200)),
     "expects 100, capital": Case(posted("/v1/generate", BODY, "EXPECT: 100-Continue"), (100, 200)),
     "expects 100, refused for its type": Case(

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 from server_wire.cases import BODY
 from server_wire.conftest import Pair
-from server_wire.raw import Told, chunked, connected, posted, told
+from server_wire.raw import Told, chunked, connected, got, posted, told
 
 UPGRADES = {
     "h2c": ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"),
@@ -25,6 +25,12 @@ def asked(pair: Pair, sent: bytes, count: int = 1) -> Told:
 def test_upgrade_that_is_not_offered_is_ignored(pair: Pair, lines: tuple[str, ...]) -> None:
     """Java's own client asks for HTTP/2 this way with its first request, which has a body (RFC 9110, 7.8)."""
     assert asked(pair, posted("/generate", BODY, *lines)).statuses == [200]
+
+
+def test_connection_goes_on_behind_an_upgrade_that_is_not_offered(pair: Pair) -> None:
+    """(The ordinary way answers, and understands nothing more.)"""
+    sent = got("/health", "Connection: Upgrade", "Upgrade: websocket")
+    assert not asked(pair, sent).closed
 
 
 def test_trailer_is_no_header(pair: Pair) -> None:
