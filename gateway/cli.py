@@ -238,7 +238,7 @@ def _settle() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(5_000, 20, 20)
+    gc.set_threshold(2_000, 10, 10)
 
 
 def _listen(settings: Settings) -> socket.socket:
