@@ -50,7 +50,7 @@ class Patience:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's own protocol; what is added only watches, and ends the connection.
+    """uvicorn's own protocol; what is added watches, ends the connection, and offers requests to a fast path.
 
     A connection of which nothing has come, or only a part of a head, is on the clock. So is the rest of a
     body whose request is answered already. A body that a handler waits for is that handler's business.

@@ -195,7 +195,8 @@ class Passage:
         self._ticket.heard()
         finished = perf_counter()
         answer = self._answer(done, finished)
-        self._figures(done, finished - self._first_token)  # before: what they cannot count is not answered
+        # Before anything is written: what cannot be counted is not answered.
+        self._accounts.figures.ended(done, self._tokens, finished - self._first_token)
         if self._wish.asked.stream:
             self._write(self._wish.last(answer), _END)
         else:
@@ -224,15 +225,6 @@ class Passage:
             receipt=receipt,
             details=done.details if self._prepared.parameters.get("details") else None,
         )
-
-    def _figures(self, done: Completed, decode_s: float) -> None:
-        figures, tokens = self._accounts.figures, done.completion_tokens
-        figures.tokens_out.value += max(0, tokens - self._tokens)
-        if done.prompt_tokens is not None:
-            figures.tokens_in.value += done.prompt_tokens
-            figures.prompt_tokens.observe(done.prompt_tokens)
-        if tokens > 1 and decode_s > 0:
-            figures.tokens_per_second.observe((tokens - 1) / decode_s)
 
     def failed(self, error: GatewayError) -> None:
         if not self._given:

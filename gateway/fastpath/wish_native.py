@@ -15,38 +15,25 @@ from gateway.api.services import Services
 from gateway.api.streams import SSE_HEADERS
 from gateway.errors import GatewayError
 from gateway.fastpath.wishes import Head, Wish
-from gateway.preparing import GenerationRequest, Prepared
+from gateway.fastpath.written_wish import WrittenWish
+from gateway.preparing import GenerationRequest
 from gateway.routing import DIRECT, Who
-from gateway.schemas import RawTokens, Token
 
 
-class NativeWish:
+class NativeWish(WrittenWish):
     """``POST /v1/generate``."""
 
-    __slots__ = ("_request_id", "_writer", "asked")
+    __slots__ = ("_request_id",)
 
     def __init__(self, asked: GenerationRequest, request_id: str) -> None:
-        self.asked = asked
+        super().__init__(asked, native.EventWriter(request_id))
         self._request_id = request_id
-        self._writer = native.EventWriter(request_id)
-
-    def answered_by(self, prepared: Prepared) -> None:
-        """Nothing of it is needed here."""
 
     def plain(self, answer: Answer) -> tuple[bytes, Mapping[str, str]]:
         return to_json(native.answer_body(answer, self._request_id)), receipt_headers(answer)
 
     def opening(self, model_id: str) -> Mapping[str, str]:
         return {**SSE_HEADERS, **origin_headers(model_id, DIRECT)}
-
-    def passed(self, event: bytes) -> bytes:
-        return self._writer.passed(event)
-
-    def chunk(self, piece: Token | RawTokens) -> bytes:
-        return self._writer.raw(piece) if isinstance(piece, RawTokens) else self._writer.token(piece)
-
-    def last(self, answer: Answer) -> bytes:
-        return self._writer.last(answer)
 
     def error(self, error: GatewayError) -> bytes:
         return native.error_event(error, self._request_id)

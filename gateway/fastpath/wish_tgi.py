@@ -16,40 +16,27 @@ from gateway.api.streams import SSE_HEADERS
 from gateway.api.tgi_bodies import TgiBody
 from gateway.errors import GatewayError
 from gateway.fastpath.wishes import Head, Wish
-from gateway.preparing import GenerationRequest, Prepared
+from gateway.fastpath.written_wish import WrittenWish
+from gateway.preparing import GenerationRequest
 from gateway.routing import DIRECT, Who
-from gateway.schemas import RawTokens, Token
 
 MODEL_HEADER: Final = tgi.MODEL_HEADER.encode()
 
 
-class TgiWish:
+class TgiWish(WrittenWish):
     """One request for text."""
 
-    __slots__ = ("_body", "_writer", "asked")
+    __slots__ = ("_body",)
 
     def __init__(self, body: TgiBody, asked: GenerationRequest) -> None:
-        self.asked = asked
+        super().__init__(asked, tgi_answers.EventWriter(details=tgi_answers.details_asked(body)))
         self._body = body
-        self._writer = tgi_answers.EventWriter(details=tgi_answers.details_asked(body))
-
-    def answered_by(self, prepared: Prepared) -> None:
-        """Nothing of it is needed here."""
 
     def plain(self, answer: Answer) -> tuple[bytes, Mapping[str, str]]:
         return to_json({"generated_text": answer.text}), tgi_answers.answer_headers(self._body, answer)
 
     def opening(self, model_id: str) -> Mapping[str, str]:
         return {**SSE_HEADERS, **tgi_answers.stream_headers(self._body, model_id, DIRECT)}
-
-    def passed(self, event: bytes) -> bytes:
-        return self._writer.passed(event)
-
-    def chunk(self, piece: Token | RawTokens) -> bytes:
-        return self._writer.raw(piece) if isinstance(piece, RawTokens) else self._writer.token(piece)
-
-    def last(self, answer: Answer) -> bytes:
-        return self._writer.last(answer)
 
     def error(self, error: GatewayError) -> bytes:
         return tgi_answers.error_event(error)
