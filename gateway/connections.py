@@ -99,6 +99,13 @@ class Connection(HttpToolsProtocol):
             self._answering.message_event.set()
         self.resume_writing()
         super().connection_lost(exc)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What knows this connection is let go, so that it goes without the collector, which comes late."""
+        if self.cycle is not None and self.cycle.response_complete:
+            self.cycle = None  # type: ignore[assignment]  # as before the first request
+        self._answering = self._taken = self._idle = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
