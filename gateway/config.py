@@ -362,6 +362,9 @@ class Settings(BaseSettings):
     transport: Literal["fast", "httpx"] = Field(
         "fast", description="connections to engines: the gateway's own, or httpx's"
     )
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that answer; more than one: for when one fills its core"
+    )
     run_dir: Path = Field(Path(".run"), description="logs of engines that the gateway started")
     statsd_host: str | None = Field(None, description="where StatsD lines go, over UDP; none: nowhere")
     statsd_port: int = Field(8125, gt=0, le=65535, description="port of the StatsD listener")

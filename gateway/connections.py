@@ -32,6 +32,9 @@ logger = logging.getLogger("gateway.connections")
 MAX_HEAD_BYTES: Final = 65_536
 """Request line and headers together."""
 
+KEEP_ALIVE_S: Final = 5
+"""A connection may idle so long between two requests."""
+
 MOST_IN_A_ROW: Final = 16
 """Requests that may wait on one connection, each for the answer to the one before it."""
 

@@ -78,6 +78,8 @@ class ModelManager:
         self._tickets: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
+        self._watched_by: list[Callable[[], None]] = []
+        self.lending = scheduler.lending
         self._tasks: set[asyncio.Task[Any]] = set()
         self._winding_down = False
         self.events = EventHub()
@@ -111,12 +113,21 @@ class ModelManager:
         ticket.grant()
         return ticket
 
-    def closed(self, ticket_id: int, *, granted: bool) -> None:
-        """A request ended, or its client left."""
+    def lend(self, model: str) -> Ticket | None:
+        """A place in the engine for requests to come, in another process; None where there is none."""
+        number = next(self._ids)
+        if self._winding_down or not self.lending.take(number, model, self.now()):
+            return None
+        ticket = self._tickets[number] = Ticket(self, self._entries[model], number)
+        ticket.grant()
+        return ticket
+
+    def closed(self, ticket_id: int, *, granted: bool, at: float | None = None) -> None:
+        """A request ended, or its client left. ``at``: when a lent place was used the last time."""
         self._tickets.pop(ticket_id, None)
         if granted and self._scheduler.ended_quietly(ticket_id, self.now()):
             return
-        self._dispatch(Finished(ticket_id) if granted else Left(ticket_id))
+        self._dispatch(Finished(ticket_id, at) if granted else Left(ticket_id))
 
     def outlook(self, ticket_id: int) -> Outlook:
         try:
@@ -250,6 +261,12 @@ class ModelManager:
             self._metrics.count("gateway_engine_restarts_total", model=event.model)
         for action in self._scheduler.handle(event, self.now()):
             self._do(action)
+        for look in self._watched_by:
+            look()
+
+    def watched_by(self, look: Callable[[], None]) -> None:
+        """Have ``look`` called whenever something was decided. It must be quick."""
+        self._watched_by.append(look)
 
     def _do(self, action: Action) -> None:
         match action:

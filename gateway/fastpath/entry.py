@@ -11,17 +11,20 @@ from typing import Final, Protocol
 from gateway import parameters as rules
 from gateway.api.bodies import check_content_type
 from gateway.api.context import Envelope, incoming_id, trace_headers
-from gateway.api.services import Services
 from gateway.auth import Keys, ThisMachine
-from gateway.config import ModelSpec
+from gateway.config import ModelSpec, Settings
 from gateway.errors import GatewayError
 from gateway.fastpath import accounts
 from gateway.fastpath.heads import Headers, Heads, Known
 from gateway.fastpath.passage import Client, Passage
 from gateway.fastpath.wishes import ROUTES, Head, Wish
+from gateway.journey import FigureBook
 from gateway.logs import AccessLog
+from gateway.metrics import Metrics
 from gateway.preparing import GenerationRequest, Prepared
+from gateway.routing import Routing
 from gateway.schemas import Clocks, Prompt
+from gateway.tickets import Ticket
 from gateway.upstream.push import Alarms, Pushed
 from gateway.upstream.transport import EngineHttp
 
@@ -40,12 +43,41 @@ class Pushes(Protocol):
     ) -> Pushed: ...
 
 
+class Desk(Protocol):
+    """What is asked before a place is (``line.Line``)."""
+
+    @property
+    def routing(self) -> Routing: ...
+    @property
+    def figures(self) -> FigureBook: ...
+    def prepare_for(self, spec: ModelSpec, request: GenerationRequest) -> Prepared: ...
+
+
+class Places(Protocol):
+    def place(self, model: str, mark: int) -> Ticket | None:
+        """A place in the engine now; None where a request has to wait for one, or is refused."""
+        ...
+
+
+class Means(Protocol):
+    """What the path works with: the gateway's services, or a worker's."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def generations(self) -> Desk: ...
+    @property
+    def manager(self) -> Places: ...
+
+
 class FastPath:
     """Takes requests for models that are in, one after the other; owns none of them."""
 
     def __init__(
         self,
-        services: Services,
+        services: Means,
         http: EngineHttp,
         engines: Mapping[str, Pushes],
         keys: Keys,

@@ -1,0 +1,280 @@
+"""The owner's side of its workers: starts them, hears them, and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.api.services import Services
+from gateway.config import Registry
+from gateway.tickets import Begun
+from gateway.workers import channel
+from gateway.workers.adopted import Adopted, Story
+from gateway.workers.errors import understood
+from gateway.workers.figures import Incoming
+from gateway.workers.leases import Leases
+
+logger = logging.getLogger("gateway.workers")
+
+AGAIN_S: Final = 0.5
+AGAIN_MOST_S: Final = 30.0
+LIVED_S: Final = 60.0
+"""One that lived so long has not failed at once."""
+TOLD_S: Final = 0.5
+END_S: Final = 2.0
+"""So much longer than an answer may take at the end, a worker is waited for."""
+_SHOW_FIGURES: Final = ("/metrics", "/v1/models")
+
+Adopt = Callable[[socket.socket, Story, Callable[[int], bool]], Awaitable[Any]]
+"""Make a client's connection one of the server's."""
+
+
+class Member:
+    """One worker, from the start of its process to its end."""
+
+    def __init__(self, crew: Crew, end: socket.socket) -> None:
+        self._crew = crew
+        self.figures = Incoming(crew.services.metrics)
+        self.gone = asyncio.Event()
+        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._number = 0
+        self.channel = channel.Channel(end, self)
+
+    def told(self, message: channel.Message, data: bytes, passed: int | None) -> None:
+        crew, leases = self._crew, self._crew.leases
+        match message["is"]:
+            case "want":
+                leases.want(self, message["model"], message["places"])
+            case "return":
+                leases.given_back(self, message["model"], message["places"], message["used_at"])
+            case "tick":
+                self.figures.add(message["figures"])
+                leases.worked(self, message["models"])
+                if (asked := self._asked.pop(message["asked"], None)) is not None and not asked.done():
+                    asked.set_result(None)
+            case "suspect":
+                leases.suspect(
+                    message["model"], message["reason"], message["heard"], silent=message["silent"]
+                )
+            case "connection" if passed is not None:
+                crew.adopt(self, passed, Story(data, message["home"]))
+            case "begun" if passed is not None:
+                crew.adopt(self, passed, self._begun(message, data))
+            case "ready":
+                crew.is_ready()
+
+    def _begun(self, said: channel.Message, data: bytes) -> Story:
+        ticket = self._crew.leases.handed_on(self, said["model"], said["place"], said["since"])
+        if ticket is None:
+            return Story(data)
+        ticket.visit()
+        begun = Begun(ticket, said["url"], understood(said["error"]), said["sent"], said["first_token"])
+        return Story(data, home=True, begun=begun, size=said["size"], known=said["known"])
+
+    def alone(self) -> None:
+        self._crew.leases.gone(self)
+        self.figures.gone()
+        for asked in self._asked.values():
+            asked.cancel()
+        self.gone.set()
+
+    async def fresh(self) -> None:
+        """Return when it has said what it counted until now, or does not answer."""
+        self._number += 1
+        asked = self._asked[self._number] = asyncio.get_running_loop().create_future()
+        self.channel.send({"is": "tell", "asked": self._number})
+        await asyncio.wait([asked], timeout=TOLD_S)
+        self._asked.pop(self._number, None)
+
+    def give(self, model: str, url: str, places: list[int]) -> None:
+        self.channel.send({"is": "give", "model": model, "url": url, "places": places})
+
+    def recall(self, model: str) -> None:
+        self.channel.send({"is": "recall", "model": model})
+
+    def take_back(self, descriptor: int) -> bool:
+        """A client's connection goes on there, if that is of use now."""
+        if self.gone.is_set() or self.channel.busy or self._crew.ending or not self._crew.leases.calm:
+            return False
+        self.channel.send({"is": "connection"}, passed=descriptor)
+        return True
+
+
+class Crew:
+    """All workers. ``begin`` once the server listens; ``wind_down`` as it begins to stop; ``end`` before what
+    they need ends."""
+
+    services: Services
+    leases: Leases
+
+    def __init__(self, registry: Registry, listener: socket.socket, count: int, drain_s: float) -> None:
+        self._registry = registry
+        self._listener = listener
+        self._count = count
+        self._drain_s = drain_s
+        self._adopt: Adopt | None = None
+        self._members: dict[Member, asyncio.subprocess.Process] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._adopting: set[asyncio.Task[Any]] = set()
+        self._ready = 0
+        self.ending = False
+
+    @property
+    def connections(self) -> int:
+        """Of clients, at all workers."""
+        return sum(member.figures.connections for member in self._members)
+
+    def begin(self, services: Services, adopt: Adopt) -> None:
+        """Start them. They join as they become ready."""
+        self.services, self.leases, self._adopt = services, Leases(services.manager), adopt
+        # The server closes its own when it stops; a worker may have to be started until then.
+        self._listener = self._listener.dup()
+        for _ in range(self._count):
+            self._spawn(self._tasks, self._kept())
+
+    def wind_down(self) -> None:
+        """Let them finish what they have begun."""
+        self.ending = True
+        self._listener.close()  # whoever comes now is refused, not left waiting
+        for member in self._members:
+            member.channel.send({"is": "drain"})
+
+    async def end(self) -> None:
+        """Return when the last one has ended, and all that it counted is here."""
+        self.ending = True
+        waiting = [asyncio.create_task(member.gone.wait()) for member in self._members]
+        if waiting:
+            await asyncio.wait(waiting, timeout=self._drain_s + END_S)
+        self.kill()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._adopting, return_exceptions=True)
+
+    def kill(self) -> None:
+        """End what still runs at once."""
+        for process in self._members.values():
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGKILL)
+
+    def is_ready(self) -> None:
+        self._ready += 1
+        if self._ready == self._count:
+            logger.info("%d processes answer", self._count + 1)
+
+    # ------------------------------------------------------------ processes
+
+    async def _kept(self) -> None:
+        """One worker after the other, for as long as the gateway runs."""
+        again_s = AGAIN_S
+        while not self.ending:
+            began = time.monotonic()
+            status = await self._one()
+            if self.ending:
+                return
+            again_s = AGAIN_S if time.monotonic() - began >= LIVED_S else min(2 * again_s, AGAIN_MOST_S)
+            logger.warning("a worker ended with %d: another one starts in %g s", status, again_s)
+            await asyncio.sleep(again_s)
+
+    async def _one(self) -> int:
+        ours, theirs = channel.pair()
+        command = [
+            sys.executable,
+            "-m",
+            "gateway.workers",
+            str(self._listener.fileno()),
+            str(theirs.fileno()),
+        ]
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(self._listener.fileno(), theirs.fileno()),
+                start_new_session=True,  # Ctrl-C is for the owner, who tells them
+            )
+        member = Member(self, ours)
+        self._members[member] = process
+        member.channel.send({"is": "hello"}, self._registry.model_dump_json().encode())
+        if self.ending:
+            member.channel.send({"is": "drain"})
+        try:
+            status = await process.wait()
+            await member.gone.wait()
+            return status
+        finally:
+            member.channel.close()
+            del self._members[member]
+
+    # ------------------------------------------------------------ clients
+
+    def adopt(self, member: Member, descriptor: int, story: Story) -> None:
+        """A worker has passed a client's connection on."""
+        client = socket.socket(fileno=descriptor)
+        client.setblocking(False)
+        assert self._adopt is not None  # noqa: S101 - nobody asks before ``begin``
+        self._spawn(self._adopting, self._adopted(self._adopt(client, story, member.take_back), story))
+
+    async def _adopted(self, adopting: Awaitable[Any], story: Story) -> None:
+        try:
+            await adopting
+        except OSError as error:
+            logger.info("a client's connection could not be taken over: %s", error)
+            if story.begun is not None:
+                story.begun.ticket.close()
+
+    def _spawn(self, kept: set[asyncio.Task[Any]], work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        kept.add(task)
+        task.add_done_callback(partial(_done, kept))
+
+    # ------------------------------------------------------------ figures
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The application, whose figures are complete when it shows them, and whose workers end before it."""
+
+        async def surrounded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await app(scope, partial(self._before_the_end, receive), send)
+                return
+            if scope["type"] == "http" and scope["path"].startswith(_SHOW_FIGURES):
+                await asyncio.gather(
+                    *(member.fresh() for member in self._members if not member.gone.is_set())
+                )
+            await app(scope, receive, send)
+
+        return surrounded
+
+    async def _before_the_end(self, receive: Receive) -> Message:
+        message = await receive()
+        if message["type"] == "lifespan.shutdown":
+            await self.end()
+        return message
+
+
+def _done(kept: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:
+    kept.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("taking care of workers failed", exc_info=error)
+
+
+def adopting(factory: Callable[..., asyncio.BaseProtocol], ending: Callable[[], bool]) -> Adopt:
+    """``factory`` makes the server's connections, and is given what ``Adopted`` needs."""
+
+    def adopt(client: socket.socket, story: Story, go_home: Callable[[int], bool]) -> Awaitable[Any]:
+        make = partial(factory, story=story, go_home=go_home, ending=ending())
+        return asyncio.get_running_loop().connect_accepted_socket(make, client)
+
+    return adopt
+
+
+__all__ = ["Adopted", "Crew", "adopting"]
