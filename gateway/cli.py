@@ -234,7 +234,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         settle()
         if self.started and self._crew is not None:
-            uvicorns = {"config": self.config, "server_state": self.server_state}
+            uvicorns: dict[str, Any] = {"config": self.config, "server_state": self.server_state}
             made = partial(Adopted, **uvicorns, app_state=self.lifespan.state, **self._more)
             self._crew.begin(self._app.state.services, adopting(made, lambda: self.should_exit))
         if self.started and self._hints:

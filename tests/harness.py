@@ -120,6 +120,7 @@ def start_gateway(folder: Path, registry: Mapping[str, Any], **settings: Any) ->
     config.write_text(yaml.safe_dump(dict(registry)), encoding="utf-8")
     env = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
     env |= {"GATEWAY_CONFIG": str(config), "GATEWAY_PORT": str(port), "GATEWAY_RUN_DIR": str(folder / "run")}
+    env = {"GATEWAY_WORKERS": os.environ.get("TESTS_WORKERS", ""), **env}
     command = [sys.executable, "-m", "gateway", "serve"]
     return launch(command, f"http://127.0.0.1:{port}", folder / f"gateway-{port}.log", env)
 

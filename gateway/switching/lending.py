@@ -58,7 +58,7 @@ class Lending:
         self._models[model].unused = count
 
     def worked(self, model: str, begun: int, ended: int, mean_s: float, now: float) -> None:
-        """What its lent slots did since the last time: requests that came; and that ended, after ``mean_s``."""
+        """What its lent slots did since the last time: requests came, and others ended after ``mean_s``."""
         history = self._models[model].history
         if begun:
             history.arrived_together(begun, now)
