@@ -142,6 +142,7 @@ def _serve(options: argparse.Namespace) -> int:
         os.environ["GATEWAY_WORKERS"] = str(options.workers)  # where settings are checked
     settings = _settings()
     configure_logging(settings.log_level, settings.log_format)
+    _check_workers(settings)
     registry = asyncio.run(with_card_sizes(load_registry(settings.config)))
     app = create_app(settings, registry)
     try:
@@ -151,7 +152,8 @@ def _serve(options: argparse.Namespace) -> int:
         return FAILED
     patience = Patience(settings.receive_timeout_s, settings.send_timeout_s)
     more: dict[str, Any] = {"patience": patience, "fast": lambda: fast_path(app)}
-    crew = _crew(settings, registry, listener)
+    others = settings.workers - 1
+    crew = Crew(registry, listener, others, settings.drain_s) if others else None
     connection = partial(Connection, **more)
     config = uvicorn.Config(
         crew.around(app) if crew is not None else app,
@@ -254,10 +256,10 @@ class _Server(uvicorn.Server):
             logger.disabled = True
 
 
-def _crew(settings: Settings, registry: Registry, listener: socket.socket) -> Crew | None:
-    """The other processes; None where there are none."""
+def _check_workers(settings: Settings) -> None:
+    """Raises SettingsError where there can be no more than one process."""
     if settings.workers == 1:
-        return None
+        return
     if sys.platform != "linux":
         raise SettingsError("GATEWAY_WORKERS: more than one process needs Linux.")
     if settings.transport != "fast" or settings.otlp_endpoint is not None:
@@ -265,7 +267,6 @@ def _crew(settings: Settings, registry: Registry, listener: socket.socket) -> Cr
             "GATEWAY_WORKERS: more than one process needs the fast path, so GATEWAY_TRANSPORT=fast and no "
             "GATEWAY_OTLP_ENDPOINT. Unset one of them."
         )
-    return Crew(registry, listener, settings.workers - 1, settings.drain_s)
 
 
 def _listen(settings: Settings) -> socket.socket:

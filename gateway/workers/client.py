@@ -122,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
         data, fast = self._waiting, self._worker.fast
         found = fast.heads.find(data)
         if found is not None:
-            if not self._take(*found, len(data)):
+            if not self._take(*found):
                 self._pass_on()
             return
         if self._known is None:
@@ -140,8 +140,9 @@ class ClientConnection(asyncio.Protocol):
             self._wait_for_more(possible=True)
             return
         body = data[data.find(b"\r\n\r\n") + 4 : size]
-        if self._take(known, body, size):
-            fast.heads.learn(data[:size], body, known)
+        # What comes right behind a request may be the next one or junk: the owner takes them apart.
+        if len(data) == size and self._take(known, body):
+            fast.heads.learn(data, body, known)
         else:
             self._pass_on()
 
@@ -152,12 +153,13 @@ class ClientConnection(asyncio.Protocol):
         elif self._grace is None:
             self._grace = self.loop.call_later(GRACE_S, self._pass_on)
 
-    def _take(self, known: Known, body: bytes, size: int) -> bool:
+    def _take(self, known: Known, body: bytes) -> bool:
+        """Begin to answer the request, which is all that waits."""
         self._worker.places.missed = False
         passage = self._worker.fast.take(self, known, body)
         if passage is None:
             return False
-        self._request, self._waiting = self._waiting[:size], self._waiting[size:]
+        self._request, self._waiting = self._waiting, b""
         self._known = None
         self._no_grace()
         if self._clock is not None and not self._idle_since:

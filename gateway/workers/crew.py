@@ -46,6 +46,7 @@ class Member:
         self._crew = crew
         self.figures = Incoming(crew.services.metrics)
         self.gone = asyncio.Event()
+        self.ready = False
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._number = 0
         self.channel = channel.Channel(end, self)
@@ -71,6 +72,7 @@ class Member:
             case "begun" if passed is not None:
                 crew.adopt(self, passed, self._begun(message, data))
             case "ready":
+                self.ready = True
                 crew.is_ready()
 
     def _begun(self, said: channel.Message, data: bytes) -> Story:
@@ -126,7 +128,6 @@ class Crew:
         self._members: dict[Member, asyncio.subprocess.Process] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._adopting: set[asyncio.Task[Any]] = set()
-        self._ready = 0
         self.ending = False
 
     @property
@@ -168,8 +169,7 @@ class Crew:
                     process.send_signal(signal.SIGKILL)
 
     def is_ready(self) -> None:
-        self._ready += 1
-        if self._ready == self._count:
+        if sum(member.ready for member in self._members) == self._count:
             logger.info("%d processes answer", self._count + 1)
 
     # ------------------------------------------------------------ processes

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from uvicorn.loops.auto import auto_loop_factory
@@ -68,21 +69,26 @@ async def _run(settings: Settings, listener: socket.socket, end: socket.socket) 
         assert isinstance(http, EngineHttp)  # noqa: S101 - of this kind it is
         worker = Worker(settings, registry, metrics, http, channel)
         inbox.worker = worker
+        if inbox.drained:
+            worker.drain()
         await worker.run(listener)
 
 
 class Inbox:
-    """Hears the owner. Before there is a worker, only the registry comes."""
+    """Hears the owner. Before there is a worker, only the registry comes, or its end."""
 
     def __init__(self) -> None:
         self.registry: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.worker: Worker | None = None
+        self.drained = False
 
     def told(self, message: Message, data: bytes, passed: int | None) -> None:
         if message["is"] == "hello":
             self.registry.set_result(data)
         elif self.worker is not None:
             self.worker.told(message, passed)
+        elif message["is"] == "drain":
+            self.drained = True
 
     def alone(self) -> None:
         # Nobody is left who knows what may run. The kernel closes what is open.
@@ -143,9 +149,9 @@ class Worker:
         """Answer until told to end."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.drain)
-        self._server = await loop.create_server(
-            lambda: ClientConnection(self), sock=listener, backlog=BACKLOG
-        )
+        if not self.draining:
+            make = partial(ClientConnection, self)
+            self._server = await loop.create_server(make, sock=listener, backlog=BACKLOG)
         settle()
         ticking = loop.create_task(self._ticks())
         self._channel.send({"is": "ready"})
@@ -208,10 +214,11 @@ class Worker:
 
     def drain(self) -> None:
         """Take nothing new, finish what is under way, and end."""
-        if self.draining or self._server is None:
+        if self.draining:
             return
         self.draining = True
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         self.places.recall_all()
         for client in [*self._clients]:
             client.finish()
