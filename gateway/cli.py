@@ -35,7 +35,8 @@ from gateway.readers import with_card_sizes
 from gateway.store import command as store
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
-from gateway.workers.crew import Adopted, Crew, adopting
+from gateway.workers.crew import Crew
+from gateway.workers.owned import Owned
 from gateway.workers.process import settle
 
 _FETCH = """
@@ -154,7 +155,7 @@ def _serve(options: argparse.Namespace) -> int:
     more: dict[str, Any] = {"patience": patience, "fast": lambda: fast_path(app)}
     others = settings.workers - 1
     crew = Crew(registry, listener, others, settings.drain_s) if others else None
-    connection = partial(Connection, **more)
+    connection = partial(Connection, **more) if crew is None else partial(Owned, workers=crew, **more)
     config = uvicorn.Config(
         crew.around(app) if crew is not None else app,
         http=cast(type[asyncio.Protocol], connection),
@@ -166,7 +167,7 @@ def _serve(options: argparse.Namespace) -> int:
         timeout_graceful_shutdown=math.ceil(settings.drain_s),
         lifespan="on",
     )
-    server = _Server(config, app, _hints(settings, listener) if options.hints else None, crew, more)
+    server = _Server(config, app, _hints(settings, listener) if options.hints else None, crew)
     # uvicorn raises the signal that stopped it once more when all is done. It has been obeyed by then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -216,14 +217,11 @@ def _of_a_living_gateway(path: Path) -> bool:
 class _Server(uvicorn.Server):
     """Says what to try, once it really listens; lets go of who only waits, before it waits for the rest."""
 
-    def __init__(
-        self, config: uvicorn.Config, app: FastAPI, hints: str | None, crew: Crew | None, more: dict[str, Any]
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, hints: str | None, crew: Crew | None) -> None:
         super().__init__(config)
         self._app = app
         self._hints = hints
         self._crew = crew
-        self._more = more  # what a connection needs beside uvicorn's own
         metrics: Metrics = app.state.metrics
         connections = metrics.level("gateway_open_connections")
         metrics.sampled_by(lambda: connections.set(self._connections()))
@@ -237,8 +235,9 @@ class _Server(uvicorn.Server):
         settle()
         if self.started and self._crew is not None:
             uvicorns: dict[str, Any] = {"config": self.config, "server_state": self.server_state}
-            made = partial(Adopted, **uvicorns, app_state=self.lifespan.state, **self._more)
-            self._crew.begin(self._app.state.services, adopting(made, lambda: self.should_exit))
+            made = partial(self.config.http_protocol_class, **uvicorns, app_state=self.lifespan.state)
+            open_here = self.server_state.connections
+            self._crew.begin(self._app.state.services, made, lambda: len(open_here))
         if self.started and self._hints:
             print(self._hints, flush=True)  # noqa: T201
 

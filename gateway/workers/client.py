@@ -222,7 +222,7 @@ class ClientConnection(asyncio.Protocol):
             data, size = self._request + self._waiting, len(self._request)
             self._worker.pass_on_begun(descriptor, data, size, *how)
         else:
-            self._worker.pass_on(descriptor, self._waiting, {"home": how})
+            self._worker.pass_on(descriptor, self._waiting, {"missed": how})
         self.transport.close()
 
     # ------------------------------------------------------------ clocks

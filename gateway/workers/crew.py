@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -19,10 +19,10 @@ from gateway.api.services import Services
 from gateway.config import Registry
 from gateway.tickets import Begun
 from gateway.workers import channel
-from gateway.workers.adopted import Adopted, Story
 from gateway.workers.errors import understood
 from gateway.workers.figures import Incoming
 from gateway.workers.leases import Leases
+from gateway.workers.owned import Story
 
 logger = logging.getLogger("gateway.workers")
 
@@ -30,13 +30,15 @@ AGAIN_S: Final = 0.5
 AGAIN_MOST_S: Final = 30.0
 LIVED_S: Final = 60.0
 """One that lived so long has not failed at once."""
+UNEVEN: Final = 1
+"""So many more connections than a worker the owner may have without giving it some."""
 TOLD_S: Final = 0.5
 END_S: Final = 2.0
 """So much longer than an answer may take at the end, a worker is waited for."""
 _SHOW_FIGURES: Final = ("/metrics", "/v1/models")
 
-Adopt = Callable[[socket.socket, Story, Callable[[int], bool]], Awaitable[Any]]
-"""Make a client's connection one of the server's."""
+Make = Callable[..., asyncio.BaseProtocol]
+"""Makes a connection of the server's; ``story`` says what a worker knows of it."""
 
 
 class Member:
@@ -49,6 +51,7 @@ class Member:
         self.ready = False
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._number = 0
+        self._sent = 0  # connections, since it said how many it has
         self.channel = channel.Channel(end, self)
 
     def told(self, message: channel.Message, data: bytes, passed: int | None) -> None:
@@ -60,6 +63,7 @@ class Member:
                 leases.given_back(self, message["model"], message["places"], message["used_at"])
             case "tick":
                 self.figures.add(message["figures"])
+                self._sent = 0
                 leases.worked(self, message["models"])
                 if (asked := self._asked.pop(message["asked"], None)) is not None and not asked.done():
                     asked.set_result(None)
@@ -68,9 +72,9 @@ class Member:
                     message["model"], message["reason"], message["heard"], silent=message["silent"]
                 )
             case "connection" if passed is not None:
-                crew.adopt(self, passed, Story(data, message["home"]))
+                crew.adopt(passed, Story(data, missed=message["missed"]))
             case "begun" if passed is not None:
-                crew.adopt(self, passed, self._begun(message, data))
+                crew.adopt(passed, self._begun(message, data))
             case "ready":
                 self.ready = True
                 crew.is_ready()
@@ -81,7 +85,7 @@ class Member:
             return Story(data)
         ticket.visit()
         begun = Begun(ticket, said["url"], understood(said["error"]), said["sent"], said["first_token"])
-        return Story(data, home=True, begun=begun, size=said["size"], known=said["known"])
+        return Story(data, missed=True, begun=begun, size=said["size"], known=said["known"])
 
     def alone(self) -> None:
         self._crew.leases.gone(self)
@@ -104,12 +108,15 @@ class Member:
     def recall(self, model: str) -> None:
         self.channel.send({"is": "recall", "model": model})
 
-    def take_back(self, descriptor: int) -> bool:
-        """A client's connection goes on there, if that is of use now."""
-        if self.gone.is_set() or self.channel.busy or self._crew.ending or not self._crew.leases.calm:
-            return False
+    @property
+    def connections(self) -> int:
+        """Of clients, there now."""
+        return self.figures.connections + self._sent
+
+    def take(self, descriptor: int) -> None:
+        """A client's connection goes on there."""
+        self._sent += 1
         self.channel.send({"is": "connection"}, passed=descriptor)
-        return True
 
 
 class Crew:
@@ -118,13 +125,14 @@ class Crew:
 
     services: Services
     leases: Leases
+    _make: Make
+    _own: Callable[[], int]
 
     def __init__(self, registry: Registry, listener: socket.socket, count: int, drain_s: float) -> None:
         self._registry = registry
         self._listener = listener
         self._count = count
         self._drain_s = drain_s
-        self._adopt: Adopt | None = None
         self._members: dict[Member, asyncio.subprocess.Process] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._adopting: set[asyncio.Task[Any]] = set()
@@ -135,9 +143,9 @@ class Crew:
         """Of clients, at all workers."""
         return sum(member.figures.connections for member in self._members)
 
-    def begin(self, services: Services, adopt: Adopt) -> None:
-        """Start them. They join as they become ready."""
-        self.services, self.leases, self._adopt = services, Leases(services.manager), adopt
+    def begin(self, services: Services, make: Make, own: Callable[[], int]) -> None:
+        """Start them. They join as they become ready. ``own``: how many connections the owner has."""
+        self.services, self.leases, self._make, self._own = services, Leases(services.manager), make, own
         # The server closes its own when it stops; a worker may have to be started until then.
         self._listener = self._listener.dup()
         for _ in range(self._count):
@@ -217,16 +225,29 @@ class Crew:
 
     # ------------------------------------------------------------ clients
 
-    def adopt(self, member: Member, descriptor: int, story: Story) -> None:
+    def adopt(self, descriptor: int, story: Story) -> None:
         """A worker has passed a client's connection on."""
         client = socket.socket(fileno=descriptor)
         client.setblocking(False)
-        assert self._adopt is not None  # noqa: S101 - nobody asks before ``begin``
-        self._spawn(self._adopting, self._adopted(self._adopt(client, story, member.take_back), story))
+        self._spawn(self._adopting, self._adopted(client, story))
 
-    async def _adopted(self, adopting: Awaitable[Any], story: Story) -> None:
+    def worth_it(self) -> bool:
+        """Whether a worker has fewer connections than there are here."""
+        return any(member.ready and member.connections + UNEVEN < self._own() for member in self._members)
+
+    def take(self, descriptor: int) -> bool:
+        """The worker with the fewest connections gets one more. False where that is of no use now."""
+        if self.ending or not self.worth_it() or not self.leases.calm:
+            return False
+        there = [member for member in self._members if member.ready and not member.channel.busy]
+        if there:
+            min(there, key=lambda member: member.connections).take(descriptor)
+        return bool(there)
+
+    async def _adopted(self, client: socket.socket, story: Story) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            await adopting
+            await loop.connect_accepted_socket(partial(self._make, story=story), client)
         except OSError as error:
             logger.info("a client's connection could not be taken over: %s", error)
             if story.begun is not None:
@@ -265,16 +286,3 @@ def _done(kept: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:
     kept.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("taking care of workers failed", exc_info=error)
-
-
-def adopting(factory: Callable[..., asyncio.BaseProtocol], ending: Callable[[], bool]) -> Adopt:
-    """``factory`` makes the server's connections, and is given what ``Adopted`` needs."""
-
-    def adopt(client: socket.socket, story: Story, go_home: Callable[[int], bool]) -> Awaitable[Any]:
-        make = partial(factory, story=story, go_home=go_home, ending=ending())
-        return asyncio.get_running_loop().connect_accepted_socket(make, client)
-
-    return adopt
-
-
-__all__ = ["Adopted", "Crew", "adopting"]

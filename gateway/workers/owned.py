@@ -1,15 +1,14 @@
-"""A client's connection that a worker has passed on: from now on one like any other of the owner's.
+"""A client's connection at the owner of workers: accepted here, or passed on by one of them.
 
-It goes back when its next requests may be answered there: after one for which the worker only lacked a
-place, and after one that took the owner's own fast path.
+It goes to a worker when its next requests may be answered there and that is good for both: after one that
+took the owner's own fast path, and after one for which a worker only lacked a place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gateway.connections import Connection
 from gateway.fastpath.passage import Passage
@@ -18,39 +17,52 @@ from gateway.tickets import Begun
 _FLUSHED_S: Final = 0.005
 
 
+class Workers(Protocol):
+    """Where connections may go."""
+
+    @property
+    def ending(self) -> bool: ...
+    def worth_it(self) -> bool:
+        """Whether a worker has fewer connections than there are here."""
+        ...
+
+    def take(self, descriptor: int) -> bool:
+        """One of them gets it; False: not now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a worker knows of a connection. ``data`` was read from it.
+    """What a worker knows of a connection. ``data`` was read from it; ``missed``: there was no place.
 
     ``begun``: what was done for the request that is the first ``size`` bytes, and by what it is ``known``.
     """
 
     data: bytes
-    home: bool = False
+    missed: bool = False
     begun: Begun | None = None
     size: int = 0
     known: dict[str, Any] = field(default_factory=dict)
 
 
-class Adopted(Connection):
-    """``go_home`` is given the descriptor when it may go back; False: not now."""
+class Owned(Connection):
+    """``story``: of one that a worker has passed on."""
 
-    def __init__(
-        self, *arguments: Any, story: Story, go_home: Callable[[int], bool], ending: bool, **more: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, workers: Workers, story: Story | None = None, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._story: Story | None = story
-        self._go_home = go_home
-        self._goes_home = story.home
-        self._ending = ending
+        self._workers = workers
+        self._story = story
+        self._missed = story is not None and story.missed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Not within this call: the transport does not read yet, and could not be told to stop.
-        self.loop.call_soon(self._begin_anew)
+        if self._story is not None:
+            # Not within this call: the transport does not read yet, and could not be told to stop.
+            self.loop.call_soon(self._begin_anew)
 
     def data_received(self, data: bytes) -> None:
-        self._begin_anew()
+        if self._story is not None:
+            self._begin_anew()
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -69,22 +81,23 @@ class Adopted(Connection):
             self.app_state, self._fast = ordinary, fast
         if rest:
             super().data_received(rest)
-        if self._ending:
+        if self._workers.ending:
             self.shutdown()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._goes_home:
+        if self._missed and self._workers.worth_it():
             self.loop.call_soon(self._leave)
 
     def over(self, passage: Passage) -> None:
         super().over(passage)
-        self.loop.call_soon(self._leave)
+        if self._workers.worth_it():
+            self.loop.call_soon(self._leave)
 
     def _leave(self) -> None:
         if self.transport.is_closing() or self.pipeline or not self._between_requests():
             return
         if self.transport.get_write_buffer_size():
             self.loop.call_later(_FLUSHED_S, self._leave)
-        elif self._go_home(self.transport.get_extra_info("socket").fileno()):
+        elif self._workers.take(self.transport.get_extra_info("socket").fileno()):
             self.transport.close()
