@@ -235,7 +235,8 @@ class _Server(uvicorn.Server):
         settle()
         if self.started and self._crew is not None:
             uvicorns: dict[str, Any] = {"config": self.config, "server_state": self.server_state}
-            made = partial(self.config.http_protocol_class, **uvicorns, app_state=self.lifespan.state)
+            uvicorns["app_state"] = self.lifespan.state
+            made = partial(self.config.http_protocol_class, **uvicorns)
             open_here = self.server_state.connections
             self._crew.begin(self._app.state.services, made, lambda: len(open_here))
         if self.started and self._hints:

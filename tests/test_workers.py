@@ -317,3 +317,14 @@ def test_wrong_setting_is_said(settings: dict[str, Any], said: str) -> None:
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_worker_that_hangs_is_ended_and_its_places_come_back(pair: tuple[Running, Running]) -> None:
+    _, running = pair
+    (worker,) = workers_of(running)
+    with ExitStack() as stack:
+        ask_all(many(stack, running), times=2)
+        worker.suspend()
+    until(lambda: "has not answered" in running.output, "it to be missed", 40)
+    until(lambda: not worker.is_running(), "it to end")
+    until(lambda: running.output.count("processes answer") == 2, "another one to be ready", 30)

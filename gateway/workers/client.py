@@ -78,7 +78,9 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # it is of a stream socket
         self._worker.opened(self)
-        if self._again:
+        if self._worker.draining:
+            self.close()
+        elif self._again:
             self._rest()
         else:
             self._clock = self.loop.call_later(self._worker.patience.receive_s, self.close)

@@ -33,6 +33,10 @@ LIVED_S: Final = 60.0
 UNEVEN: Final = 1
 """So many more connections than a worker the owner may have without giving it some."""
 TOLD_S: Final = 0.5
+SECOND_LOOK_S: Final = 0.1
+LOOK_S: Final = 5.0
+SILENT_S: Final = 10.0
+"""A worker that says nothing for so long hangs, and what it was lent with it."""
 END_S: Final = 2.0
 """So much longer than an answer may take at the end, a worker is waited for."""
 _SHOW_FIGURES: Final = ("/metrics", "/v1/models")
@@ -94,13 +98,16 @@ class Member:
             asked.cancel()
         self.gone.set()
 
-    async def fresh(self) -> None:
-        """Return when it has said what it counted until now, or does not answer."""
+    async def fresh(self, timeout_s: float = TOLD_S) -> bool:
+        """Return when it has said what it counted until now. False: it did not answer."""
         self._number += 1
         asked = self._asked[self._number] = asyncio.get_running_loop().create_future()
         self.channel.send({"is": "tell", "asked": self._number})
-        await asyncio.wait([asked], timeout=TOLD_S)
-        self._asked.pop(self._number, None)
+        await asyncio.wait([asked], timeout=timeout_s)
+        if not asked.done():
+            await asyncio.sleep(SECOND_LOOK_S)  # it may be this process that stood still
+        self._asked = {number: other for number, other in self._asked.items() if other is not asked}
+        return asked.done()
 
     def give(self, model: str, url: str, places: list[int]) -> None:
         self.channel.send({"is": "give", "model": model, "url": url, "places": places})
@@ -215,13 +222,25 @@ class Crew:
         member.channel.send({"is": "hello"}, self._registry.model_dump_json().encode())
         if self.ending:
             member.channel.send({"is": "drain"})
+        watching = asyncio.create_task(self._watched(member))
         try:
             status = await process.wait()
             await member.gone.wait()
             return status
         finally:
+            watching.cancel()
             member.channel.close()
             del self._members[member]
+
+    async def _watched(self, member: Member) -> None:
+        """One that hangs would keep its places for ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if member.ready and not await member.fresh(SILENT_S):
+                logger.warning("a worker has not answered for %g s: it is ended", SILENT_S)
+                with contextlib.suppress(ProcessLookupError):
+                    self._members[member].send_signal(signal.SIGKILL)
+                return
 
     # ------------------------------------------------------------ clients
 
