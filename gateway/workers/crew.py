@@ -37,6 +37,7 @@ SECOND_LOOK_S: Final = 0.1
 LOOK_S: Final = 5.0
 SILENT_S: Final = 10.0
 """A worker that says nothing for so long hangs, and what it was lent with it."""
+LAST_S: Final = 0.05
 END_S: Final = 2.0
 """So much longer than an answer may take at the end, a worker is waited for."""
 _SHOW_FIGURES: Final = ("/metrics", "/v1/models")
@@ -143,6 +144,8 @@ class Crew:
         self._members: dict[Member, asyncio.subprocess.Process] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._adopting: set[asyncio.Task[Any]] = set()
+        self._end_at = 0.0
+        self._own = lambda: 0
         self.ending = False
 
     @property
@@ -161,6 +164,7 @@ class Crew:
     def wind_down(self) -> None:
         """Let them finish what they have begun."""
         self.ending = True
+        self._end_at = time.monotonic() + self._drain_s
         self._listener.close()  # whoever comes now is refused, not left waiting
         for member in self._members:
             member.channel.send({"is": "drain"})
@@ -170,7 +174,9 @@ class Crew:
         self.ending = True
         waiting = [asyncio.create_task(member.gone.wait()) for member in self._members]
         if waiting:
-            await asyncio.wait(waiting, timeout=self._drain_s + END_S)
+            await asyncio.wait(waiting, timeout=max(0.0, self._end_at - time.monotonic()) + END_S)
+        while self._own() and time.monotonic() < self._end_at:
+            await asyncio.sleep(LAST_S)  # a worker has passed something on at its end
         self.kill()
         for task in self._tasks:
             task.cancel()

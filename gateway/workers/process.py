@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -39,6 +40,7 @@ from gateway.workers.places import Places
 logger = logging.getLogger("gateway.workers")
 
 TICK_S: Final = 0.2
+FLUSHED_S: Final = 1.0
 BACKLOG: Final = 2048
 
 
@@ -156,6 +158,10 @@ class Worker:
         ticking = loop.create_task(self._ticks())
         self._channel.send({"is": "ready"})
         await self._drained.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSHED_S):
+                while self._clients:  # what was written last is on its way
+                    await asyncio.sleep(FLUSHED_S / 100)
         ticking.cancel()
         self._log.flush()
         self._tick(None)
