@@ -69,7 +69,7 @@ RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf,required=false \
     --mount=type=secret,id=cabundle,target=/run/ca.crt,required=false \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
     python3 -m pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
-      --no-deps --require-hashes -r requirements.lock
+      --break-system-packages --no-deps --require-hashes -r requirements.lock
 COPY monitoring/gpu/gpu_sidecar ./gpu_sidecar
 # The NVIDIA container toolkit puts the driver's management library in, and no more than that.
 ENV NVIDIA_VISIBLE_DEVICES=all \

@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export GATEWAY_CONFIG ?= models/local.yaml
 
-.PHONY: help setup setup-dev fetch-models up down serve chat test test-all dashboards drawings check fmt lint type imports lock clean
+.PHONY: help setup setup-dev fetch-models up down serve chat loadtest test test-all dashboards drawings check fmt lint type imports lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -38,6 +38,10 @@ serve: setup ## the gateway alone, from GATEWAY_CONFIG, GATEWAY_HOST, GATEWAY_PO
 
 chat: setup ## talk to it in the terminal
 	@exec $(PY) examples/chat_cli.py
+
+# More options in LOADTEST: make loadtest LOADTEST="--saturation"
+loadtest: setup-dev ## simulated users against calibrated engines, and docs/PERFORMANCE_TEST.md; takes 8 minutes
+	@$(PY) -m loadtest $(LOADTEST)
 
 test: setup-dev ## everything that needs nothing but Python
 	@GATEWAY_CONFIG=models/local.yaml $(PY) -m gateway prepare

@@ -24,14 +24,15 @@ from pydantic import ValidationError
 
 from gateway import __version__, keys_command, registry
 from gateway.auth import Keys
-from gateway.config import Registry, Settings, SettingsError
-from gateway.connections import KEEP_ALIVE_S, Connection, Patience
+from gateway.config import Registry
+from gateway.connections import Connection, Patience
 from gateway.doctor import command as doctor_command
 from gateway.logs import configure_logging
 from gateway.main import create_app, fast_path, wind_down
 from gateway.metrics import Metrics
 from gateway.planning import command as planning
 from gateway.readers import with_card_sizes
+from gateway.settings import Settings, SettingsError
 from gateway.store import command as store
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
@@ -151,7 +152,7 @@ def _serve(options: argparse.Namespace) -> int:
     except OSError as error:
         print(_cannot_listen(settings, error), file=sys.stderr)  # noqa: T201
         return FAILED
-    patience = Patience(settings.receive_timeout_s, settings.send_timeout_s)
+    patience = Patience.of(settings)
     more: dict[str, Any] = {"patience": patience, "fast": lambda: fast_path(app)}
     others = settings.workers - 1
     crew = Crew(registry, listener, others, settings.drain_s) if others else None
@@ -162,8 +163,8 @@ def _serve(options: argparse.Namespace) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=math.ceil(patience.keep_alive_s),
         proxy_headers=False,  # nothing here depends on who asked, or how
-        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.drain_s),
         lifespan="on",
     )

@@ -20,20 +20,20 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.api.context import error_body, new_request_id
+from gateway.cycles import cycle_of
 from gateway.errors import GatewayError, HeadTooLarge, RequestTimeout
 from gateway.fastpath.entry import FastPath
 from gateway.fastpath.heads import Known
 from gateway.fastpath.passage import Passage
-from gateway.fastpath.wishes import ROUTES
+from gateway.fastpath.routes import ROUTES
+from gateway.settings import Settings
 from gateway.tickets import Begun
+from gateway.wire.heads import without_upgrade
 
 logger = logging.getLogger("gateway.connections")
 
 MAX_HEAD_BYTES: Final = 65_536
 """Request line and headers together."""
-
-KEEP_ALIVE_S: Final = 5
-"""A connection may idle so long between two requests."""
 
 MOST_IN_A_ROW: Final = 16
 """Requests that may wait on one connection, each for the answer to the one before it."""
@@ -45,14 +45,19 @@ GRACE_S: Final = 0.02
 @dataclass(frozen=True, slots=True)
 class Patience:
     """``receive_s``: for the whole head of a request, and for a body that nobody waits for. ``send_s``: for a
-    client that takes nothing of what is there for it."""
+    client that takes nothing of what is there for it. ``keep_alive_s``: between two requests."""
 
     receive_s: float
     send_s: float
+    keep_alive_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Patience:
+        return cls(settings.receive_timeout_s, settings.send_timeout_s, settings.keep_alive_s)
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's own protocol; what is added only watches, and ends the connection.
+    """uvicorn's own protocol; what is added watches, ends the connection, and offers requests to a fast path.
 
     A connection of which nothing has come, or only a part of a head, is on the clock. So is the rest of a
     body whose request is answered already. A body that a handler waits for is that handler's business.
@@ -159,9 +164,12 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._fast is not None and self._between_requests() and self._take_known(self._fast, data):
-            return
-        self._chunk_bytes, self._chunk = len(data), data
+        if self._between_requests():
+            if self._fast is not None and self._take_known(self._fast, data):
+                return
+            data = without_upgrade(data)
+        # Of a head that began before, or behind a body, these are not all bytes: nobody may learn from them.
+        self._chunk_bytes, self._chunk = len(data), b"" if self._in_head or self._in_body else data
         super().data_received(data)
         self._chunk = b""
         if self._body is not None and self._grace is None:
@@ -176,6 +184,10 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._in_body, self._head_bytes = True, False, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:  # what comes behind a body is a trailer, and says nothing here
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         if self._refused:
@@ -262,6 +274,8 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _begin(self, fast: FastPath, known: Known, body: bytes) -> bool:
+        if self.flow.write_paused:
+            return False  # the client does not read: the ordinary way waits before it writes more
         passage = fast.take(self, known, body)
         if passage is None:
             return False
@@ -284,10 +298,22 @@ class Connection(HttpToolsProtocol):
             self._grace.cancel()
             self._grace = None
 
-    def opening(self) -> bytes:
-        """The beginning of an answer of status 200."""
-        lines = [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
-        return b"".join([STATUS_LINE[200], *lines])
+    def opening(self, status: int = 200) -> bytes:
+        """The beginning of an answer."""
+        always, fast = self.server_state.default_headers, self._fast
+        if status == 200 and fast is not None and fast.opening[0] is always:
+            return fast.opening[1]  # a new list comes with each second's date
+        lines = [b"%b: %b\r\n" % pair for pair in always]
+        opening = b"".join([STATUS_LINE[status], *lines])
+        if status == 200 and fast is not None:
+            fast.opening = (always, opening)
+        return opening
+
+    def shutdown(self) -> None:
+        """A request whose head has come is finished, so also one that is held for its body."""
+        if self._body is not None:
+            self._go_ordinary()
+        super().shutdown()
 
     def over(self, passage: Passage) -> None:
         """A passage has written its whole answer."""
@@ -321,40 +347,18 @@ class Connection(HttpToolsProtocol):
         """A passage could not answer: its request starts on the ordinary way."""
         if self._taken is None:
             raise RuntimeError("there is no request to hand over")
-        known, body = self._taken
-        cycle = RequestResponseCycle(
-            scope={
-                "type": "http",
-                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-                "http_version": "1.1",
-                "server": self.server,
-                "client": self.client,
-                "scheme": self.scheme or "http",
-                "method": "POST",
-                "root_path": self.root_path,
-                "path": known.path,
-                "raw_path": known.url,
-                "query_string": b"",
-                "headers": list(known.headers.items()),
-                "state": {**self.app_state, "begun": begun, **passage.identity()},
-            },
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=passage.keep_alive,
-            on_response=self.on_response_complete,
-        )
-        cycle.body, cycle.more_body = bytearray(body), False
-        cycle.message_event.set()
+        cycle = cycle_of(self, *self._taken, passage, begun)
         if self.cycle is passage:  # type: ignore[comparison-overlap]
             self.cycle = cycle
         self._passage = None
-        self._start_asgi_task(cycle, self.app)
+
+        async def ordinary(*asgi: Any) -> None:
+            try:
+                await self.app(*asgi)
+            finally:
+                begun.ticket.close()  # it may have been refused before anybody took the place over
+
+        self._start_asgi_task(cycle, ordinary)
 
     # ------------------------------------------------------------ refusing
 

@@ -30,6 +30,15 @@ class Figures:
     first_token_s: Spread
     between_tokens_s: Spread
 
+    def ended(self, done: Completed, counted: int, decode_s: float) -> None:
+        """An answer is whole, of which ``counted`` tokens were noted as they came."""
+        self.tokens_out.add(max(0, done.completion_tokens - counted))
+        if done.prompt_tokens is not None:
+            self.tokens_in.add(done.prompt_tokens)
+            self.prompt_tokens.observe(done.prompt_tokens)
+        if done.completion_tokens > 1 and decode_s > 0:
+            self.tokens_per_second.observe((done.completion_tokens - 1) / decode_s)
+
 
 class FigureBook:
     """All of them, as they come to be needed."""
@@ -155,12 +164,7 @@ class Journey:
         """The answer is whole. Its tokens may have come several at once, or none before the end."""
         if (figures := self._figures) is None:
             return
-        figures.tokens_out.add(max(0, done.completion_tokens - self._tokens))
-        if done.prompt_tokens is not None:
-            figures.tokens_in.add(done.prompt_tokens)
-            figures.prompt_tokens.observe(done.prompt_tokens)
-        if done.completion_tokens > 1 and decode_s > 0:
-            figures.tokens_per_second.observe((done.completion_tokens - 1) / decode_s)
+        figures.ended(done, self._tokens, decode_s)
         if self._trail.traced:
             self._trail.tell(answered_attributes(done))
 

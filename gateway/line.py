@@ -91,6 +91,11 @@ class Line:
         entry = self._manager.entry(spec.id)
         return Load(entry.ready_at, max(0.0, entry.ready_at - entry.loading_since))
 
+    @property
+    def engines(self) -> Mapping[str, EngineClient]:
+        """The clients of all kinds of engines."""
+        return self._engines
+
     def engine(self, spec: ModelSpec) -> EngineClient:
         return self._engines[spec.engine]
 

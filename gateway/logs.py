@@ -52,7 +52,7 @@ class TextLines(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s", "%H:%M:%S")
-        self._second, self._clock = 0, ""  # the last one that was written out
+        self._second, self._clock = -1, ""  # the last one that was written out
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())

@@ -33,7 +33,7 @@ from gateway.api.services import Services
 from gateway.api.shapes import OpenAIError
 from gateway.api.streams import shutting_down
 from gateway.auth import Keys, RequireKey, ThisMachine
-from gateway.config import Registry, Settings, SettingsError, read_secret
+from gateway.config import Registry
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.fastpath.entry import FastPath
 from gateway.fleet import Fleet, Outward
@@ -42,8 +42,10 @@ from gateway.logs import AccessLog
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, scenario_from
+from gateway.settings import Settings, SettingsError, read_secret
 from gateway.tracing import tracing_for
 from gateway.upstream import ENGINES
+from gateway.upstream.base import EngineClient
 from gateway.upstream.gauges import followed
 from gateway.upstream.names import LookUp, system_look_up
 from gateway.upstream.tgi import TgiEngine
@@ -75,7 +77,8 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
             services = await _services(settings, registry, metrics, Outward(http, token, look_up), stack)
             app.state.services = services
             if isinstance(http, EngineHttp) and tracing is None:
-                fast = FastPath(services, http, pushing(http), keys, machine, envelope_of, access_log)
+                engines = pushing(services.generations.engines)
+                fast = FastPath(services, http, engines, keys, machine, envelope_of, access_log)
                 stack.callback(lambda: fast.end(shutting_down()))
                 app.state.fast_path = fast
             yield
@@ -202,10 +205,9 @@ def _supervisor_token(settings: Settings) -> str | None:
     raise SettingsError(f"{variable}={path} is empty. Put the supervisors' token there, or unset it.")
 
 
-def pushing(http: EngineHttp) -> dict[str, TgiEngine]:
-    """The engine kinds whose answers can be handed on as they come."""
-    made = {kind: make(http) for kind, make in ENGINES.items()}
-    return {kind: engine for kind, engine in made.items() if isinstance(engine, TgiEngine)}
+def pushing(engines: Mapping[str, EngineClient]) -> dict[str, TgiEngine]:
+    """Those of the kinds whose answers can be handed on as they come."""
+    return {kind: engine for kind, engine in engines.items() if isinstance(engine, TgiEngine)}
 
 
 def fast_path(app: FastAPI) -> FastPath | None:

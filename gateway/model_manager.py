@@ -12,15 +12,16 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from gateway.device import DeviceMemory
 from gateway.errors import ModelUnavailable
 from gateway.events import EventHub
 from gateway.metrics import Metrics
+from gateway.model_tasks import ModelTasks
 from gateway.operations import Operations
 from gateway.scheduler import (
     Action,
@@ -47,23 +48,13 @@ from gateway.scheduler import (
     WakeAt,
 )
 from gateway.switch_costs import SwitchCosts
-from gateway.tickets import Condition, Entry, Progress, Ticket, error_for
+from gateway.tickets import FOUND, Condition, Entry, Progress, Ticket, error_for
 
 logger = logging.getLogger("gateway.models")
-
 SUPERVISOR_POLL_S = 1.0
 TAKE_OVER_PROBE_S = 2.0
 SHUTTING_DOWN = "The gateway is shutting down."
 COME_BACK = "Send the request again in a moment."
-FOUND: Mapping[Condition, Literal["ready", "starting", "stopping"]] = {
-    "answers": "ready",
-    "busy": "starting",
-    "loading": "starting",
-    "stopping": "stopping",
-}
-
-
-Operation = Callable[[Entry], Coroutine[None, None, None]]
 
 
 class ModelManager:
@@ -80,7 +71,7 @@ class ModelManager:
         self._timer: asyncio.TimerHandle | None = None
         self._watched_by: list[Callable[[], None]] = []
         self.lending = scheduler.lending
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = ModelTasks()
         self._winding_down = False
         self.events = EventHub()
 
@@ -145,7 +136,7 @@ class ModelManager:
         if not self._is_in(model):
             return
         if not silent or entry.replicas.several:
-            self._spawn(self.look(model, reason))
+            self._tasks.spawn(self.look(model, reason))
         elif self.now() - entry.heard_at >= entry.silence_s:
             self._dispatch(Died(model, reason))
 
@@ -165,7 +156,7 @@ class ModelManager:
         """One look serves all who ask for one meanwhile."""
         if entry.look is None or entry.look.done():
             entry.look = asyncio.create_task(entry.control.condition(entry.probe_s))
-            self._hold(entry.look)
+            self._tasks.hold(entry.look)
         return await asyncio.shield(entry.look)
 
     # ------------------------------------------------------------ for people
@@ -212,7 +203,7 @@ class ModelManager:
         for entry, condition in zip(self._entries.values(), conditions, strict=True):
             self._take_over(entry, condition)
         for device in {entry.device for entry in self._entries.values() if entry.device is not None}:
-            self._spawn(device.watch(partial(self.resident_on, device), self.report))
+            self._tasks.spawn(device.watch(partial(self.resident_on, device), self.report))
         self._dispatch(Tick())
         try:
             yield
@@ -244,10 +235,7 @@ class ModelManager:
     async def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.end()
         self.events.close()
 
     def now(self) -> float:
@@ -275,11 +263,11 @@ class ModelManager:
             case Refuse():
                 self._refuse(action)
             case Start(model):
-                self._operate(self._entries[model], self._operations.start)
+                self._tasks.operate(self._entries[model], self._operations.start)
             case CancelStart(model):
-                self._operate(self._entries[model], partial(self._operations.stop, force=True))
+                self._tasks.operate(self._entries[model], partial(self._operations.stop, force=True))
             case Stop(model, force):
-                self._operate(self._entries[model], partial(self._operations.stop, force=force))
+                self._tasks.operate(self._entries[model], partial(self._operations.stop, force=force))
             case Changed():
                 self._changed(action)
             case WakeAt(at):
@@ -313,7 +301,7 @@ class ModelManager:
         elif change.state in (State.STOPPING, State.FAILED, State.STOPPED):
             self._unwatch(entry)
             if not entry.control.managed:
-                self._operate(entry, self._await_return)
+                self._tasks.operate(entry, self._await_return)
             elif not entry.control.available and change.state is not State.STOPPING:
                 self._await_supervisor(entry)
         self._publish(entry, change.state, change.reason)
@@ -329,33 +317,7 @@ class ModelManager:
             if not ticket.granted:
                 ticket.tell()
 
-    # ------------------------------------------------------------ what takes long
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._hold(task)
-        return task
-
-    def _hold(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a task of the model manager failed", exc_info=error)
-
-    def _operate(self, entry: Entry, what: Operation) -> None:
-        """One operation per model at a time: a new one takes the place of what was under way."""
-        before = entry.operation
-        if before is not None:
-            before.cancel()
-        entry.operation = self._spawn(self._after(before, what, entry))
-
-    async def _after(self, before: asyncio.Task[None] | None, what: Operation, entry: Entry) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        await what(entry)
+    # ------------------------------------------------------------ for those who carry it out
 
     def progressed(self, entry: Entry, progress: Progress) -> None:
         """A start says how far it is."""
@@ -377,7 +339,7 @@ class ModelManager:
 
     def _watch(self, entry: Entry) -> None:
         self._unwatch(entry)
-        entry.watcher = self._spawn(self._watched(entry))
+        entry.watcher = self._tasks.spawn(self._watched(entry))
 
     def _unwatch(self, entry: Entry) -> None:
         if entry.watcher is not None and entry.watcher is not asyncio.current_task():
@@ -407,7 +369,7 @@ class ModelManager:
 
     def _await_supervisor(self, entry: Entry) -> None:
         if entry.scout is None or entry.scout.done():
-            entry.scout = self._spawn(self._scouted(entry))
+            entry.scout = self._tasks.spawn(self._scouted(entry))
 
     async def _scouted(self, entry: Entry) -> None:
         """Nothing can be asked of this model before its supervisor is there; then, see what runs."""

@@ -11,14 +11,14 @@ function below, and ``docs/SWITCHING.md`` gives the reasons and what is guarante
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from gateway.switching import outlook
 from gateway.switching.admission import has_place, next_place_s, refused_because
 from gateway.switching.books import Device, Model, Request, cheapest_victims, room_complaint, want_preloads
 from gateway.switching.lending import Lending
 from gateway.switching.lifecycle import Lifecycle
+from gateway.switching.moments import next_wake, return_at
 from gateway.switching.vocabulary import (
     Action,
     Arrived,
@@ -140,6 +140,7 @@ class Scheduler:
         if not record.can_admit():
             return False
         record.let_in(request_id, mark, now, self._requests)
+        self._device(record).note_use(record)
         return True
 
     def ended_quietly(self, request_id: int, now: float) -> bool:
@@ -222,6 +223,7 @@ class Scheduler:
             model.promises.drop(event.mark, now)
             self._requests[request.id] = request
             self._life.admit(request, now)
+            self._device(model).note_use(model)
             return ()  # nothing else can have changed
         refusal = refused_because(request, now)
         if refusal is not None:
@@ -259,7 +261,7 @@ class Scheduler:
         while len(self._life.actions) != before:  # a start or a refusal may let others go on
             before = len(self._life.actions)
             self._decide(device, now)
-        device.wake_at = self._next_wake(device, now)
+        device.wake_at = next_wake(device, self._default, self._policy, now)
 
     def _decide(self, device: Device, now: float) -> None:
         self._expire(device, now)
@@ -377,40 +379,17 @@ class Scheduler:
 
     def _return_to_default(self, device: Device, now: float) -> None:
         device.note_quiet(now)
-        at = self._return_at(device)
-        if at is not None and at <= now:
+        default = self._default
+        at = return_at(device, default, self._policy)
+        if default is not None and at is not None and at <= now:
             device.away_from_default = False
-            default = self._models[str(self._policy.default_model)]
             if default.state is not State.READY:
                 default.wanted_since = now
 
-    def _return_at(self, device: Device) -> float | None:
-        after_s, default = self._policy.return_to_default_after_s, self._policy.default_model
-        if after_s is None or default is None or self._models[default] not in device.models:
-            return None
-        if device.quiet_since is None or not device.away_from_default:
-            return None
-        return device.quiet_since + after_s
-
-    # Time
-
-    def _next_wake(self, device: Device, now: float) -> float | None:
-        """The first moment at which time alone changes something on this device."""
-        return min((at for at in self._moments(device, now) if now < at < math.inf), default=None)
-
-    def _moments(self, device: Device, now: float) -> Iterator[float]:
-        newcomers = [model for model in device.models if model.asks_for_room(now)]
-        for newcomer in newcomers:
-            yield newcomer.due_at(self._policy.max_wait_s)
-            yield newcomer.soonest_due  # the same, unless a wish that goes without room was due before
-        for model in device.models:
-            yield model.soonest_deadline
-            candidates = (model.stop_again_at, model.idle_timeout_at(), model.demanded and model.retry_at)
-            yield from (at for at in candidates if at)
-            if newcomers and model.state is State.READY:
-                yield outlook.held_until(model, self._policy)
-                yield model.ready_since + self._policy.min_residency_s
-        yield self._return_at(device) or math.inf
+    @property
+    def _default(self) -> Model | None:
+        name = self._policy.default_model
+        return None if name is None else self._models[name]
 
     def _arm(self, *, always: bool) -> None:
         wakes = [device.wake_at for device in self._devices.values() if device.wake_at is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -26,6 +26,13 @@ class Progress:
 Condition = Literal["answers", "busy", "loading", "stopping", "ended"]
 """``busy``: it is there and does not answer now, because it works or hangs. ``loading``: its process is
 there and its port is closed, as it is until an engine has loaded, and again once it has crashed."""
+
+FOUND: Mapping[Condition, Literal["ready", "starting", "stopping"]] = {
+    "answers": "ready",
+    "busy": "starting",
+    "loading": "starting",
+    "stopping": "stopping",
+}
 
 
 class EngineControl(Protocol):
@@ -127,7 +134,7 @@ class Ticket:
         self._entry = entry
         self._asked_at = owner.now()
         self._granted_at: float | None = None
-        self._news = asyncio.Event()
+        self._news: asyncio.Event | None = None  # made by the first who waits: most are granted at once
         self.refusal: GatewayError | None = None
         self._closed = False
         self._visit: Visit | None = None
@@ -171,10 +178,10 @@ class Ticket:
         Raises the reason of a refusal.
         """
         if not self.granted and self.refusal is None:
-            self._news.clear()
+            news = self._news = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._news.wait()
+                    await news.wait()
         if self.refusal is not None:
             raise self.refusal
 
@@ -224,16 +231,17 @@ class Ticket:
 
     def grant(self) -> None:
         self._granted_at = self._manager.now()
-        self._news.set()
+        self.tell()
 
     def refuse(self, error: GatewayError) -> None:
         self._closed = True
         self.refusal = error
-        self._news.set()
+        self.tell()
 
     def tell(self) -> None:
         """Something about the wait has changed."""
-        self._news.set()
+        if self._news is not None:
+            self._news.set()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,13 @@ from typing import Any
 import httpx
 import pytest
 from harness import Running, model, start_echo, start_gateway
+from hypothesis import settings
 
 Start = Callable[..., Running]
+
+# Speed is a benchmark, never a timed test: a busy machine is no counterexample.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -358,7 +358,7 @@ def test_kill_9_of_the_supervisor_takes_the_engine_along(supervise: Supervise) -
 
 def test_sigterm_ends_the_engine_in_order_then_the_supervisor(supervise: Supervise) -> None:
     engine = (
-        "import signal, sys; signal.signal(15, lambda *_: (print('drained', flush=True), sys.exit(0)));"
+        "import os, signal, sys; signal.signal(15, lambda *_: (os.write(1, b'drained\\n'), sys.exit(0)));"
         + SLEEP
     )
     s = supervise(engine)

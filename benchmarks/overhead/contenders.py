@@ -154,6 +154,7 @@ def contenders(parts: Parts, source: str, folder: Path) -> Iterator[Contender]:
     """Ours first. ``source`` is the address of the token source, ``folder`` takes configurations and logs."""
     yield ours("gateway, TGI route", source, folder, TGI)
     yield ours("gateway, native route", source, folder, NATIVE)
+    yield ours("gateway, OpenAI route", source, folder, CHAT)
     yield ours("gateway over plain httpx", source, folder, TGI, GATEWAY_TRANSPORT="httpx")
     if parts.nginx is not None:
         yield _nginx(parts.nginx, source, folder)
@@ -161,8 +162,7 @@ def contenders(parts: Parts, source: str, folder: Path) -> Iterator[Contender]:
         yield _vllm_router(parts.vllm_router, source)
     yield yardstick(source)
     if parts.litellm is not None:
-        # It has no TGI route. Ours for the same request stands beside it.
-        yield ours("gateway, OpenAI route", source, folder, CHAT)
+        # It has no TGI route. It is asked as ours is on OpenAI's.
         yield _litellm(parts.litellm, source, folder)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Final, Literal
 
 from fastapi import Request, Response
@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from gateway.answers import Answer, Waiting
 from gateway.api.anthropic_bodies import ENVELOPE, CountBody, MessagesBody, error_body, request_of
 from gateway.api.asking import asked_of, note_answer, who_answers
-from gateway.api.context import json_response, request_id_of
+from gateway.api.context import begun_for, json_response, request_id_of
 from gateway.api.reading import Ended, Reading, Said
 from gateway.api.receipts import (
     origin_body,
@@ -27,12 +27,15 @@ from gateway.api.services import services_of
 from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
 from gateway.api.tokens import count_of
 from gateway.errors import EngineError, GatewayError
+from gateway.records import record
 from gateway.schemas import ToolCall, ToolCallDelta
 from gateway.wire.sse import encode_event
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 PING: Final = encode_event("ping", b'{"type":"ping"}')
+_HERE: Final = "\0"
+"""Stands for a text where an event is made that others are cut after."""
 
 
 Piece = Waiting | Said | Ended
@@ -48,7 +51,7 @@ async def messages(request: Request, body: MessagesBody) -> Response:
     """
     services = services_of(request)
     who = who_answers(request, asked_of(request, body.model, metadata=body.metadata))
-    asked = replace(request_of(body, request.state.started), who=who)
+    asked = replace(request_of(body, request.state.started), who=who, begun=begun_for(request))
     reading = Reading(services.generations, asked, own_stops=body.stop_sequences)
     reply = Reply(request_id_of(request), body.stop_sequences)
     if not body.stream:
@@ -61,7 +64,7 @@ async def messages(request: Request, body: MessagesBody) -> Response:
     answering = reading.who or who
     headers = origin_headers(answering.spec.id, answering.origin) | reply.headers
     limit_s = stream_limit_s(who.spec.timeouts)
-    return EventStream(head, events, headers, limit_s, _error(shutting_down(), reply))
+    return EventStream(head, events, headers, limit_s, error_event(shutting_down(), reply))
 
 
 async def count_tokens(request: Request, body: CountBody) -> Response:
@@ -76,15 +79,19 @@ async def count_tokens(request: Request, body: CountBody) -> Response:
 
 
 async def _collected(pieces: AsyncGenerator[Piece]) -> tuple[str, Ended]:
+    async with aclosing(pieces):
+        return collected([piece async for piece in pieces])
+
+
+def collected(pieces: Iterable[Piece]) -> tuple[str, Ended]:
     """The whole text, and how it ended."""
     said: list[str] = []
     end: Ended | None = None
-    async with aclosing(pieces):
-        async for piece in pieces:
-            if isinstance(piece, Ended):
-                end = piece
-            elif isinstance(piece, Said):
-                said.append(piece.text)
+    for piece in pieces:
+        if isinstance(piece, Ended):
+            end = piece
+        elif isinstance(piece, Said):
+            said.append(piece.text)
     if end is None:
         raise EngineError("The engine ended its answer without saying that it was complete.")
     return "".join(said), end
@@ -93,7 +100,7 @@ async def _collected(pieces: AsyncGenerator[Piece]) -> tuple[str, Ended]:
 # ---------------------------------------------------------------- answering
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """One message: what its body and its events have in common."""
 
@@ -147,25 +154,41 @@ class Stream:
     def __init__(self, reply: Reply, *, speaks_first: bool) -> None:
         self.reply = reply
         self._speaks_first = speaks_first
+        self._begun = False
         self._blocks = 0
         self._open: Literal["text", "tool_use"] | None = None
+        self._frame: tuple[bytes, bytes] | None = None  # around a text of the block that is open
 
-    def opening(self, model_id: str) -> bytes:
-        """The first events of a stream."""
+    def _opening(self, model_id: str) -> bytes:
+        """The first events of a stream; nothing once they were said."""
+        if self._begun:
+            return b""
+        self._begun = True
         nothing_yet: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
         message = self.reply.message(model_id, [], nothing_yet, {"input_tokens": 0, "output_tokens": 0})
         return _event("message_start", message=message) + (self._text_block() if self._speaks_first else b"")
 
-    def event(self, piece: Piece) -> bytes:
-        """The events that ``piece`` becomes."""
+    def event(self, model_id: str, piece: Piece) -> bytes:
+        """The events that ``piece`` becomes, with the first ones of all in front."""
+        if isinstance(piece, Said) and piece.call is None and piece.text:
+            return self.said(model_id, to_json(piece.text))
+        return self._opening(model_id) + self._other(piece)
+
+    def said(self, model_id: str, text: bytes) -> bytes:
+        """The same of more text, which is a string of JSON already. All around it is made once."""
+        if self._frame is not None:
+            return b"%b%b%b" % (self._frame[0], text, self._frame[1])
+        opened = self._opening(model_id) + self._text_block()
+        before, _, behind = self._delta({"type": "text_delta", "text": _HERE}).rpartition(to_json(_HERE))
+        self._frame = before, behind
+        return opened + before + text + behind
+
+    def _other(self, piece: Piece) -> bytes:
         if isinstance(piece, Waiting):
             return waiting_comment(piece) + PING
         if isinstance(piece, Ended):
             return self._end(piece)
-        if piece.call is not None:
-            return self._call(piece.call)
-        delta = {"type": "text_delta", "text": piece.text}
-        return self._text_block() + self._delta(delta) if piece.text else b""
+        return b"" if piece.call is None else self._call(piece.call)
 
     def _end(self, end: Ended) -> bytes:
         answer, ending = end.answer, self.reply.ending(end)
@@ -200,13 +223,13 @@ class Stream:
     def _closed(self) -> bytes:
         if self._open is None:
             return b""
-        self._open = None
+        self._open = self._frame = None
         return _event("content_block_stop", index=self._blocks - 1)
 
 
 async def _events(request: Request, stream: Stream, reading: Reading) -> AsyncGenerator[bytes]:
     """The body of a stream. A failure before its first event is raised; a later one is its last."""
-    begun = opened = False
+    begun = False
     try:
         async with aclosing(reading.pieces()) as pieces:
             async for piece in pieces:
@@ -215,9 +238,7 @@ async def _events(request: Request, stream: Stream, reading: Reading) -> AsyncGe
                 if isinstance(piece, Waiting) and (who is None or who.fallback):
                     events = waiting_comment(piece)
                 else:
-                    opening = b"" if opened or who is None else stream.opening(who.spec.id)
-                    opened = True
-                    events = opening + stream.event(piece)
+                    events = stream.event(who.spec.id if who else "", piece)
                 if isinstance(piece, Ended):
                     note_answer(request, piece.answer)
                 begun = True
@@ -225,10 +246,10 @@ async def _events(request: Request, stream: Stream, reading: Reading) -> AsyncGe
     except GatewayError as error:
         if not begun:
             raise
-        yield _error(error, stream.reply)
+        yield error_event(error, stream.reply)
 
 
-def _error(error: GatewayError, reply: Reply) -> bytes:
+def error_event(error: GatewayError, reply: Reply) -> bytes:
     return encode_event("error", to_json(error_body(error, reply.request_id)))
 
 

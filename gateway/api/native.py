@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from gateway.answers import Answer, Waiting
 from gateway.api.asking import MAX_FALLBACKS, asked_of, note_answer, who_answers
@@ -24,6 +24,7 @@ from gateway.api.receipts import (
 )
 from gateway.api.services import services_of
 from gateway.api.streams import EventStream, shutting_down, stream_limit_s, until_left
+from gateway.api.tgi_events import events_of, token_of
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation import Generation, GenerationRequest
 from gateway.parameters import Parameters, given_in
@@ -300,26 +301,20 @@ class EventWriter:
 
     def raw(self, tokens: RawTokens) -> bytes:
         """The same of tokens as TGI wrote them. What both say is not taken apart and put together again."""
-        return b"".join([self.passed(event) for event in tokens.events.split(b"\n\n")[:-1]])
+        return b"".join([self.passed(event) for event in events_of(tokens)])
 
     def passed(self, event: bytes) -> bytes:
         """One token as TGI wrote it."""
         # Quotes inside a text are escaped, so these can only be the fields.
         fields = event[event.find(_TGI_TOKEN) + len(_TGI_TOKEN) : event.find(_TGI_TEXT_TOKEN_END)]
         if not fields.startswith(b'"id":') or b',"logprob":' not in fields or b'"special":' in fields:
-            return self.token(_token_of(event))
+            return self.token(token_of(event))
         self._index += 1
         return b'event: token\ndata: {"index":%d,%b}\n\n' % (self._index, fields)
 
     def last(self, answer: Answer) -> bytes:
         """The ``done`` event."""
         return encode_event("done", to_json(answer_body(answer, self._request_id)))
-
-
-def _token_of(event: bytes) -> Token:
-    """The token of an event of TGI's."""
-    token = from_json(event.removeprefix(b"data: "))["token"]
-    return Token(token["text"], token.get("id"), token.get("logprob"), bool(token.get("special")))
 
 
 def error_event(error: GatewayError, request_id: str) -> bytes:

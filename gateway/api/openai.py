@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from gateway.answers import Waiting
 from gateway.api.asking import asked_of, note, who_answers
 from gateway.api.bodies import cut_name
-from gateway.api.context import json_response, request_id_of
+from gateway.api.context import begun_for, json_response, request_id_of
 from gateway.api.names import model_asked
 from gateway.api.openai_answers import (
     CHAT,
@@ -39,6 +39,7 @@ from gateway.api.streams import EventStream, shutting_down, stream_limit_s, unti
 from gateway.errors import GatewayError
 from gateway.generation import GenerationRequest
 from gateway.routing import Who
+from gateway.tickets import Begun
 from gateway.wire.sse import encode_data
 
 NOT_OFFERED = ("/v1/embeddings", "/v1/responses", "/v1/moderations", "/v1/images/{what}", "/v1/audio/{what}")
@@ -59,14 +60,16 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
     """
     services, who = services_of(request), _who(request, body)
     asked = chat_requests(body, who.spec, services.scenarios, request.state.started)
-    return await _answer(request, body, _reply(CHAT, request, body, who), _by(who, asked))
+    reply = reply_for(CHAT, request_id_of(request), body, who)
+    return await _answer(request, body, reply, _by(who, asked, begun_for(request)))
 
 
 async def completions(request: Request, body: CompletionBody) -> Response:
     """OpenAI's text completions: the prompt goes to the model as it is, unless a scenario is named."""
     who = _who(request, body)
     asked = completion_requests(body, who.spec, request.state.started)
-    return await _answer(request, body, _reply(TEXT, request, body, who), _by(who, asked))
+    reply = reply_for(TEXT, request_id_of(request), body, who)
+    return await _answer(request, body, reply, _by(who, asked, begun_for(request)))
 
 
 AT_A_MODEL: Final[Mapping[str, Callable[..., Any]]] = {
@@ -92,14 +95,16 @@ def _who(request: Request, body: SamplingBody) -> Who:
     return who_answers(request, asked_of(request, name, metadata=body.metadata, user=body.user))
 
 
-def _by(who: Who, asked: Sequence[GenerationRequest]) -> list[GenerationRequest]:
-    """All choices are the same model's."""
-    return [replace(one, who=who) for one in asked]
+def _by(who: Who, asked: Sequence[GenerationRequest], begun: Begun | None) -> list[GenerationRequest]:
+    """All choices are the same model's. What was begun is one answer, and nobody else is asked for more."""
+    first, *others = asked
+    return [replace(first, who=who, begun=begun), *(replace(one, who=who) for one in others)]
 
 
-def _reply(form: Form, request: Request, body: ChatBody | CompletionBody, who: Who) -> Reply:
+def reply_for(form: Form, request_id: str, body: ChatBody | CompletionBody, who: Who) -> Reply:
+    """What all bodies of an answer have in common."""
     prints = {spec.id: fingerprint_of(spec) for spec in (who.spec, *who.fallback)}
-    return Reply(form, request_id_of(request), who.spec, body.likeliest, body.n, prints)
+    return Reply(form, request_id, who.spec, body.likeliest, body.n, prints)
 
 
 async def _answer(
@@ -114,7 +119,7 @@ async def _answer(
     events = _events(request, reply, Stream(reply, len(choices), body.stream_options.include_usage), pieces)
     head = await until_left(request, anext(events))
     limit_s = stream_limit_s(reply.spec.timeouts)
-    farewell = _error(shutting_down(), reply)
+    farewell = error_event(shutting_down(), reply)
     return EventStream(head, events, _opening_headers(choices, reply), limit_s, farewell)
 
 
@@ -156,8 +161,8 @@ async def _events(
     except GatewayError as error:
         if not begun:
             raise
-        yield _error(error, reply)
+        yield error_event(error, reply)
 
 
-def _error(error: GatewayError, reply: Reply) -> bytes:
+def error_event(error: GatewayError, reply: Reply) -> bytes:
     return encode_data(to_json(reply.form.error(error, reply.request_id)))

@@ -7,7 +7,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from pydantic_core import to_json
 
@@ -18,10 +19,14 @@ from gateway.api.reading import Placed
 from gateway.api.receipts import origin_body, receipt_body, waiting_comment
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
+from gateway.records import record
 from gateway.schemas import Token, ToolCall, ToolCallDelta
 from gateway.wire.sse import encode_data
 
 DONE = encode_data(b"[DONE]")
+_HERE: Final = "\0"
+_HERE_JSON: Final = to_json(_HERE)
+"""Stands for a text where a chunk is made that others are cut after. No name has it."""
 
 
 @dataclass(slots=True)
@@ -146,7 +151,7 @@ def _logprob(token: Token) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """One completion: what all of its bodies have in common.
 
@@ -235,6 +240,7 @@ class Stream:
         self._reply = reply
         self._left = choices
         self._opened: set[int] = set()
+        self._frames: dict[tuple[str, int], tuple[bytes, bytes]] = {}
         self.ends: list[End] = []
         self._include_usage = include_usage
         # OpenAI's chunks have the key in each of them once usage was asked for.
@@ -245,12 +251,25 @@ class Stream:
         if isinstance(piece, Waiting):
             return waiting_comment(piece)
         model_id = piece.model_id if isinstance(piece, Delta) else piece.answer.model_id
+        if isinstance(piece, Delta) and piece.call is None and self._reply.logprobs is None:
+            return self.said(model_id, to_json(piece.text), piece.index)
         events = self._open(piece.index, model_id)
         if isinstance(piece, Delta):
             return events + self._reply.chunk(model_id, self._reply.delta(piece), **self._no_usage)
         self.ends.append(piece)
         self._left -= 1
         return events + (self._last(piece) if self._left == 0 else self._closed(piece))
+
+    def said(self, model_id: str, text: bytes, index: int = 0) -> bytes:
+        """The events of more text, which is a string of JSON already. All around it is made once."""
+        frame = self._frames.get((model_id, index))
+        if frame is not None:
+            return b"%b%b%b" % (frame[0], text, frame[1])
+        delta = self._reply.delta(Delta(index, _HERE, model_id=model_id))
+        like = self._reply.chunk(model_id, delta, **self._no_usage)
+        before, _, behind = like.rpartition(_HERE_JSON)
+        self._frames[model_id, index] = before, behind
+        return self._open(index, model_id) + before + text + behind
 
     def _open(self, index: int, model_id: str) -> bytes:
         if index in self._opened:
@@ -278,7 +297,11 @@ def slowest(ends: Sequence[End]) -> Answer:
 
 def fingerprint_of(spec: ModelSpec) -> str:
     """Changes when what answers under this name may: clients compare it before they trust a seed."""
-    served_by = repr((__version__, spec.id, spec.family, spec.engine, str(spec.url), spec.command))
+    return _fingerprint(repr((__version__, spec.id, spec.family, spec.engine, str(spec.url), spec.command)))
+
+
+@lru_cache(maxsize=256)
+def _fingerprint(served_by: str) -> str:
     return "fp_" + hashlib.blake2s(served_by.encode(), digest_size=5).hexdigest()
 
 

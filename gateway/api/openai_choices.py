@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Literal
 
 from gateway.answers import Answer, Waiting
 from gateway.api.reading import Ended, Placed, Reading, Said
 from gateway.generation import GenerationRequest, Generations
+from gateway.records import record
 from gateway.routing import Who
 from gateway.schemas import ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delta:
     """More of a choice: text, with its tokens only where they were asked for, or a piece of a tool call."""
 
@@ -28,7 +28,7 @@ class Delta:
     call: ToolCallDelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class End:
     """The end of a choice."""
 
@@ -56,14 +56,18 @@ class Choice:
         """Waiting while there is a wait, each Delta, one End. What can be refused is raised by the first."""
         async with aclosing(self._reading.pieces()) as pieces:
             async for piece in pieces:
-                yield piece if isinstance(piece, Waiting) else self._numbered(piece)
+                if isinstance(piece, Waiting):
+                    yield piece
+                else:
+                    yield numbered(piece, self._index, self.who.spec.id if self.who else "")
 
-    def _numbered(self, piece: Said | Ended) -> Delta | End:
-        if isinstance(piece, Said):
-            who = self._reading.who
-            return Delta(self._index, piece.text, piece.tokens, who.spec.id if who else "", piece.call)
-        reason: FinishReason = "length" if piece.at_limit else "tool_calls" if piece.calls_tools else "stop"
-        return End(self._index, reason, piece.answer)
+
+def numbered(piece: Said | Ended, index: int, model_id: str) -> Delta | End:
+    """A piece of the choice ``index``, which that model gives."""
+    if isinstance(piece, Said):
+        return Delta(index, piece.text, piece.tokens, model_id, piece.call)
+    reason: FinishReason = "length" if piece.at_limit else "tool_calls" if piece.calls_tools else "stop"
+    return End(index, reason, piece.answer)
 
 
 async def side_by_side(choices: Sequence[Choice]) -> AsyncGenerator[Piece]:

@@ -13,10 +13,11 @@ class StopStrings:
     the one that was ``found``.
     """
 
-    __slots__ = ("_held", "_stops", "found", "matched")
+    __slots__ = ("_begins", "_held", "_stops", "found", "matched")
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
+        self._begins = tuple({stop[0].encode("utf-8", "surrogatepass") for stop in self._stops})
         self._held = ""
         self.found = False
         self.matched: str | None = None
@@ -35,6 +36,18 @@ class StopStrings:
         kept = self._doubtful_characters(text)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
+
+    def passes(self, text: bytes) -> bool:
+        """Whether ``text``, in UTF-8, goes through as it is, and need not be fed.
+
+        Then nothing is held back, and no stop string begins in it.
+        """
+        if self.found or self._held:
+            return False
+        for begin in self._begins:  # noqa: SIM110  a generator for each token costs more than all else here
+            if begin in text:
+                return False
+        return True
 
     def flush(self) -> str:
         """What was held back, once the text has ended without a stop string."""

@@ -7,7 +7,7 @@ the same as left out everywhere.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from functools import partial
@@ -52,6 +52,7 @@ METHODS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("info", "health"), "GET"),
 }
 _INFO_S: Final = 5.0
+_NONE: Final[frozenset[str]] = frozenset()
 
 
 # ---------------------------------------------------------------- routes
@@ -180,19 +181,21 @@ def asked_for(
         scenario=RAW,
         stream=stream,
         raw=stream,
-        without=frozenset(_left_open(given, who.spec)),
+        without=_left_open(given, who.spec),
         who=who,
     )
 
 
-def _left_open(given: Mapping[str, Any], spec: ModelSpec) -> Iterator[str]:
+def _left_open(given: Mapping[str, Any], spec: ModelSpec) -> frozenset[str]:
     """Parameters that have no default here."""
+    left = _NONE
     # TGI's own limit is all that the context has room for. Only the operator's word for this model counts.
     if "max_new_tokens" not in given and spec.parameters.max_new_tokens is None:
-        yield "max_new_tokens"
+        left = left | {"max_new_tokens"}
     # Several answers with one seed would be the same answer, and TGI refuses that.
     if given.get("best_of", 1) > 1 and "seed" not in given:
-        yield "seed"
+        left = left | {"seed"}
+    return left
 
 
 async def _whole(

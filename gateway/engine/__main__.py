@@ -13,6 +13,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -39,6 +40,9 @@ def parser() -> ArgumentParser:
     arguments.add_argument("--keep-alive-s", type=float, default=KEEP_ALIVE_S, help=f"({KEEP_ALIVE_S})")
     arguments.add_argument(
         "--drain-s", type=_positive, default=10, help="SIGTERM waits this long for running requests (10)"
+    )
+    arguments.add_argument(
+        "--final-metrics", type=Path, metavar="FILE", help="what /metrics says goes into it at the end"
     )
     _add_llama(arguments)
     _add_echo(arguments)
@@ -157,6 +161,12 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
+def _keep(metrics: Metrics, path: Path) -> None:
+    """Counts outlive the process that had them: one block a process, each behind a line with its id."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"# process {os.getpid()}\n{metrics.exposition()}")
+
+
 class _Server(uvicorn.Server):
     """Leaves signals to ``_run``, which has to handle them while the model loads, too."""
 
@@ -173,13 +183,8 @@ class _Server(uvicorn.Server):
 
 async def _run(options: Namespace, engine: Engine) -> int:
     backend, limits = engine.backend, engine.limits
-    service = Service(
-        backend,
-        limits,
-        Metrics(limits.max_input_tokens, limits.max_total_tokens),
-        slots=engine.slots,
-        batch_tokens=engine.batch_tokens,
-    )
+    metrics = Metrics(limits.max_input_tokens, limits.max_total_tokens)
+    service = Service(backend, limits, metrics, slots=engine.slots, batch_tokens=engine.batch_tokens)
     app = create_app(Api(service, options.model_id, options.keep_alive_s))
     server = _Server(
         uvicorn.Config(
@@ -204,6 +209,8 @@ async def _run(options: Namespace, engine: Engine) -> int:
         return 128 + signal.SIGTERM  # told to stop while loading
     finally:
         await backend.close()
+        if options.final_metrics is not None:
+            _keep(metrics, options.final_metrics)
     return 0
 
 

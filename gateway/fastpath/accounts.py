@@ -19,7 +19,6 @@ class Accounts:
         "figures",
         "finished",
         "generations_open",
-        "ok",
         "requests_open",
         "responded",
         "total_s",

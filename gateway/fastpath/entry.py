@@ -12,20 +12,19 @@ from gateway import parameters as rules
 from gateway.api.bodies import check_content_type
 from gateway.api.context import Envelope, incoming_id, trace_headers
 from gateway.auth import Keys, ThisMachine
-from gateway.config import ModelSpec, Settings
+from gateway.config import ModelSpec
 from gateway.errors import GatewayError
 from gateway.fastpath import accounts
 from gateway.fastpath.heads import Headers, Heads, Known
+from gateway.fastpath.means import Means
 from gateway.fastpath.passage import Client, Passage
-from gateway.fastpath.wishes import ROUTES, Head, Wish
-from gateway.journey import FigureBook
+from gateway.fastpath.routes import ROUTES
+from gateway.fastpath.wishes import Head, Wish
 from gateway.logs import AccessLog
-from gateway.metrics import Metrics
 from gateway.preparing import GenerationRequest, Prepared
-from gateway.routing import Routing
 from gateway.schemas import Clocks, Prompt
-from gateway.tickets import Ticket
-from gateway.upstream.push import Alarms, Pushed
+from gateway.upstream.alarms import Alarms
+from gateway.upstream.push import Pushed
 from gateway.upstream.transport import EngineHttp
 
 logger = logging.getLogger("gateway.fastpath")
@@ -43,41 +42,12 @@ class Pushes(Protocol):
     ) -> Pushed: ...
 
 
-class Desk(Protocol):
-    """What is asked before a place is (``line.Line``)."""
-
-    @property
-    def routing(self) -> Routing: ...
-    @property
-    def figures(self) -> FigureBook: ...
-    def prepare_for(self, spec: ModelSpec, request: GenerationRequest) -> Prepared: ...
-
-
-class Places(Protocol):
-    def place(self, model: str, mark: int) -> Ticket | None:
-        """A place in the engine now; None where a request has to wait for one, or is refused."""
-        ...
-
-
-class Means(Protocol):
-    """What the path works with: the gateway's services, or a worker's."""
-
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def metrics(self) -> Metrics: ...
-    @property
-    def generations(self) -> Desk: ...
-    @property
-    def manager(self) -> Places: ...
-
-
 class FastPath:
     """Takes requests for models that are in, one after the other; owns none of them."""
 
     def __init__(
         self,
-        services: Means,
+        means: Means,
         http: EngineHttp,
         engines: Mapping[str, Pushes],
         keys: Keys,
@@ -87,20 +57,23 @@ class FastPath:
     ) -> None:
         """``engines``: those of the kinds that can push. ``machine``: who may ask where no key is needed."""
         self.http = http
-        self.metrics = services.metrics
+        self.metrics = means.metrics
         self.access_log = access_log
         # What the ordinary way says where pages of other origins may ask. Those that do ask go that way.
-        self.vary = "vary: Origin\r\n" if services.settings.web_pages else ""
+        self.vary = "vary: Origin\r\n" if means.settings.web_pages else ""
         self._dice = Random()  # noqa: S311  an id of a request is no secret
-        self._line = services.generations
-        self._manager = services.manager
+        self._means = means
+        self._line = means.generations
+        self._manager = means.manager
         self._engines = engines
         self._keys = keys
         self._machine = machine
-        self._max_body_bytes = services.settings.max_body_bytes
+        self._max_body_bytes = means.settings.max_body_bytes
         self.heads = Heads()
+        self.opening: tuple[object, bytes] = (None, b"")
+        """What answers of status 200 begin with, and what that was made of."""
         self.alarms = Alarms()
-        self._pages = bool(services.settings.web_pages)
+        self._pages = bool(means.settings.web_pages)
         self._envelope_of = envelope_of
         self._accounts: dict[tuple[str, str], accounts.Accounts] = {}
         self._clocks: dict[str, Clocks] = {}
@@ -132,7 +105,7 @@ class FastPath:
                 self._keys.check(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
             request_id = known.request_id or f"{self._dice.getrandbits(64):016x}"
             head = Head(known, request_id, started)
-            wish = ROUTES[known.url](head, body, self._line.routing)
+            wish = ROUTES[known.url](head, body, self._means)
             return None if wish is None else self._passage(client, wish, head)
         except GatewayError:
             return None  # it is refused on the ordinary way, in words
@@ -148,6 +121,7 @@ class FastPath:
         prepared = self._line.prepare_for(spec, asked)
         if not isinstance(prepared.prompt, Prompt) or not rules.streamable(prepared.parameters):
             return None
+        wish.answered_by(prepared)
         ticket = self._manager.place(spec.id, hash(prepared.prompt.text))
         if ticket is None:
             return None
@@ -167,6 +141,10 @@ class FastPath:
         engine, prompt = self._engines[prepared.spec.engine], prepared.prompt
         assert isinstance(prompt, Prompt)  # noqa: S101 - nothing else is taken
         return engine.push(url, prompt, prepared.parameters, tokens=asked.stream, raw=True)
+
+    async def count_tokens(self, prepared: Prepared) -> int | None:
+        """How many tokens the prompt has; None where nobody can say."""
+        return await self._line.count_tokens(prepared.spec, prepared.prompt)
 
     def clocks(self, spec: ModelSpec) -> Clocks:
         """All of them, as nothing was tried yet."""

@@ -13,6 +13,7 @@ from gateway.api.context import error_response
 from gateway.attempts import outcome_of
 from gateway.errors import GatewayError, InternalError
 from gateway.fastpath import accounts
+from gateway.fastpath.wishes import Enough
 from gateway.journey import kind_of
 from gateway.schemas import Completed, Piece, RawTokens
 from gateway.tickets import Begun, Ticket
@@ -38,8 +39,8 @@ class Client(Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
-    def opening(self) -> bytes:
-        """``200 OK`` and the headers that every answer has."""
+    def opening(self, status: int = 200) -> bytes:
+        """The status line, and the headers that every answer has."""
         ...
 
     def over(self, passage: Passage) -> None:
@@ -63,6 +64,7 @@ class Passage:
     __slots__ = (
         "_accounts",
         "_client",
+        "_counting",
         "_first_token",
         "_gap_at",
         "_given",
@@ -99,6 +101,7 @@ class Passage:
         self._ticket = ticket
         self._accounts = book
         self._push: Push | None = None
+        self._counting: asyncio.Task[None] | None = None
         self._first_token = self._gap_at = 0.0
         self._tokens = 0
         self._given = False  # something of the answer
@@ -133,6 +136,8 @@ class Passage:
                 self._client.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
             elif chunk:
                 self._write(chunk)
+        except Enough as enough:
+            self._enough(enough)
         except Exception as error:  # nobody above would see it: the answer must not hang
             self._fault(error)
 
@@ -144,6 +149,24 @@ class Passage:
                 self._count(piece.count if isinstance(piece, RawTokens) else 1)
                 if chunk := self._wish.chunk(piece):
                     self._write(chunk)
+        except Enough as enough:
+            self._enough(enough)
+        except Exception as error:  # the same
+            self._fault(error)
+
+    def _enough(self, enough: Enough) -> None:
+        """The text ends in the middle of a token, which happens rarely enough for a task. The engine is let
+        go, so nobody but its tokeniser can say how long the prompt is."""
+        self._cancel()
+        if enough.chunk:
+            self._write(enough.chunk)
+        self._counting = asyncio.create_task(self._cut(enough.tokens))
+
+    async def _cut(self, tokens: int) -> None:
+        try:
+            prompt_tokens = await self._path.count_tokens(self._prepared)
+            self._counting = None
+            self._completed(Completed("", "stop_sequence", tokens, prompt_tokens, None))
         except Exception as error:  # the same
             self._fault(error)
 
@@ -172,11 +195,12 @@ class Passage:
         self._ticket.heard()
         finished = perf_counter()
         answer = self._answer(done, finished)
+        # Before anything is written: what cannot be counted is not answered.
+        self._accounts.figures.ended(done, self._tokens, finished - self._first_token)
         if self._wish.asked.stream:
             self._write(self._wish.last(answer), _END)
         else:
             self._whole(answer)
-        self._figures(done, finished - self._first_token)
         self._ticket.left("answered")
         self._ticket.close()
         total_s = perf_counter() - self._head.started
@@ -201,15 +225,6 @@ class Passage:
             receipt=receipt,
             details=done.details if self._prepared.parameters.get("details") else None,
         )
-
-    def _figures(self, done: Completed, decode_s: float) -> None:
-        figures, tokens = self._accounts.figures, done.completion_tokens
-        figures.tokens_out.value += max(0, tokens - self._tokens)
-        if done.prompt_tokens is not None:
-            figures.tokens_in.value += done.prompt_tokens
-            figures.prompt_tokens.observe(done.prompt_tokens)
-        if tokens > 1 and decode_s > 0:
-            figures.tokens_per_second.observe((tokens - 1) / decode_s)
 
     def failed(self, error: GatewayError) -> None:
         if not self._given:
@@ -274,10 +289,8 @@ class Passage:
             self._client.over(self)
             return
         answer = error_response(error, self._head.request_id, self._path.envelope(self._head.known.path))
-        lines = b"".join([b"%b: %b\r\n" % pair for pair in answer.raw_headers])
-        self._client.transport.write(
-            b"HTTP/1.1 %d \r\n%bconnection: close\r\n\r\n%b" % (answer.status_code, lines, bytes(answer.body))
-        )
+        head = self._head_bytes(answer.headers, answer.status_code)
+        self._client.transport.write(b"%b\r\n%b" % (head, bytes(answer.body)))
         self._leave(str(answer.status_code))
         self._client.over(self)
 
@@ -299,11 +312,11 @@ class Passage:
             framed = b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, framed)
         self._client.transport.write(framed)
 
-    def _head_bytes(self, headers: Mapping[str, str]) -> bytes:
+    def _head_bytes(self, headers: Mapping[str, str], status: int = 200) -> bytes:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         close = self._path.vary + ("" if self.keep_alive else "connection: close\r\n")
         more = f"{lines}x-request-id: {self._head.request_id}\r\n{close}"
-        return self._client.opening() + more.encode("latin-1")
+        return self._client.opening(status) + more.encode("latin-1")
 
     # ------------------------------------------------------------ the end
 
@@ -315,9 +328,12 @@ class Passage:
     def _cancel(self) -> None:
         if self._push is not None:
             self._push.cancel()
+        if self._counting is not None:
+            self._counting.cancel()
 
     def _ended(self) -> None:
-        self._push = None  # it knows this passage: what nobody needs any longer must go without the collector
+        # Both know this passage: what nobody needs any longer must go without the collector.
+        self._push = self._counting = None
         self._accounts.closed()
         self._path.gone(self)
         self.response_complete = True

@@ -140,6 +140,7 @@ class Model:
         del self.running[request.id]
         if request.granted_at is not None:
             self.history.service.add(now - request.granted_at)
+            self.history.occupancy.add(now - request.granted_at)
 
     def enqueue(self, request: Request) -> None:
         self.waiting[request.id] = request
@@ -215,6 +216,11 @@ class Device:
     def may_yet_be_freed_bytes(self) -> int:
         """Held by what could not be stopped, where another try is worth waiting for."""
         return sum(m.holds_bytes for m in self.models if m.stuck and m.stop_failures < STOPS_TO_WAIT_FOR)
+
+    def note_use(self, model: Model) -> None:
+        """A request was let in. It may have ended before anybody notes what is quiet."""
+        if model.policy.managed:
+            self.quiet_since = None
 
     def note_quiet(self, now: float) -> None:
         moving = (State.STARTING, State.DRAINING, State.STOPPING)

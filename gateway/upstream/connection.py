@@ -50,10 +50,8 @@ class Connection(asyncio.Protocol):
         "_buffered",
         "_chunks",
         "_close_delimited",
-        "_complete",
         "_failure",
         "_framing",
-        "_head_done",
         "_headless",
         "_keep",
         "_loop",
@@ -65,6 +63,8 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "_writable",
         "busy",
+        "ended",
+        "headed",
         "headers",
         "idle_since",
         "listener",
@@ -94,7 +94,11 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: Headers = []
         self._headless = headless
-        self._head_done = self._complete = self._close_delimited = False
+        self.headed = False
+        """Whether status and headers are there."""
+        self.ended = False
+        """Whether the whole answer is here, read or not."""
+        self._close_delimited = False
         self._keep = True
         self._chunks: list[bytes] = []
         self._buffered = self._framing = 0
@@ -115,7 +119,7 @@ class Connection(asyncio.Protocol):
     @property
     def silent(self) -> bool:
         """Whether not a single byte of the answer has come."""
-        return not self._framing and not self._head_done
+        return not self._framing and not self.headed
 
     def send(self, data: bytes, *, headless: bool = False) -> None:
         """Begin an exchange. ``data`` is the request, or its beginning; ``headless``: it is a HEAD."""
@@ -125,7 +129,7 @@ class Connection(asyncio.Protocol):
 
     async def send_more(self, data: bytes) -> bool:
         """More of the request's body. False, and nothing is sent, once the answer has begun or it broke."""
-        if self._head_done or self._failure is not None:
+        if self.headed or self._failure is not None:
             return False
         self._out().write(data)
         if self._writable is not None:
@@ -134,13 +138,13 @@ class Connection(asyncio.Protocol):
 
     async def head(self) -> None:
         """Block until status and headers are there. Raises httpx.TransportError."""
-        while not self._head_done:
+        while not self.headed:
             await self._more()
 
     async def read(self) -> bytes:
         """Block until there is some of the body, and return all of it that is there; empty at its end."""
         while not self._chunks:
-            if self._complete:
+            if self.ended:
                 return b""
             if self._failure is not None:
                 raise self._failure()
@@ -165,11 +169,6 @@ class Connection(asyncio.Protocol):
                 self._out().resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    @property
-    def headed(self) -> bool:
-        """Whether status and headers are there."""
-        return self._head_done
-
     def header(self, name: str) -> str:
         """One header of the answer, ``name`` in lower case; empty when there is none."""
         wanted = name.encode()
@@ -189,15 +188,10 @@ class Connection(asyncio.Protocol):
         return None if self._failure is None else self._failure()
 
     @property
-    def ended(self) -> bool:
-        """Whether the whole answer is here, read or not."""
-        return self._complete
-
-    @property
     def reusable(self) -> bool:
         """Whether the exchange left nothing behind: the whole answer came, and all of the request went."""
         transport = self._out()
-        if not self._complete or not self._keep or self._headless or self._paused or transport.is_closing():
+        if not self.ended or not self._keep or self._headless or self._paused or transport.is_closing():
             return False
         return transport.get_write_buffer_size() == 0
 
@@ -261,30 +255,30 @@ class Connection(asyncio.Protocol):
             return
         except httptools.HttpParserError as error:
             self._keep = False
-            if not self._complete:
+            if not self.ended:
                 self._broken(str(error))
                 return
         if self._framing > _FRAMING_BYTES:
             self._broken(
                 f"more than {_FRAMING_BYTES} bytes of headers or framing without a body between them"
             )
-        elif self._buffered > _HOLD_BYTES and not self._paused and not self._complete:
+        elif self._buffered > _HOLD_BYTES and not self._paused and not self.ended:
             self._paused = True
             self._out().pause_reading()
-        if self._head_done:
+        if self.headed:
             self._wake()
 
     def eof_received(self) -> None:
         self._keep = False
         if self._close_delimited:
-            self._complete = True
+            self.ended = True
             self._wake()
-        elif not self._complete:
+        elif not self.ended:
             self._broken(self._cut_short())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._keep = False
-        if not self._complete:
+        if not self.ended:
             self._fail(_read_error(exc) if exc is not None else _protocol_error(self._cut_short()))
         self._parser = None  # it holds this connection, and would have to be found by the collector
         self._poll = None
@@ -302,7 +296,7 @@ class Connection(asyncio.Protocol):
             writable.set_result(None)
 
     def _cut_short(self) -> str:
-        if self._head_done:
+        if self.headed:
             return "the engine closed the connection before the end of its answer"
         return "the engine closed the connection without an answer"
 
@@ -314,42 +308,42 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------ the parser's side
 
     def on_message_begin(self) -> None:
-        if self._complete:
+        if self.ended:
             self._keep = False  # a second answer to one request
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_done:
+        if not self.headed:
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
-        if self._complete or self._head_done or parser is None:
+        if self.ended or self.headed or parser is None:
             return
         status = parser.get_status_code()
         if status < 200:
             self.headers = []
             return
         self.status = status
-        self._head_done = True
+        self.headed = True
         names = {name.lower() for name, _ in self.headers}
         self._keep = self._keep and parser.should_keep_alive()
         if self._headless:
-            self._complete = True
+            self.ended = True
         elif _CHUNKED not in names and _LENGTH not in names and status not in _NO_BODY:
             self._close_delimited = True
             self._keep = False
 
     def on_body(self, body: bytes) -> None:
         self._framing = 0
-        if self._complete:
+        if self.ended:
             self._keep = False
             return
         self._chunks.append(body)
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
-        if self._head_done:
-            self._complete = True
+        if self.headed:
+            self.ended = True
             self._framing = 0
 
 

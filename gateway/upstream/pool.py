@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import httpx
 
 from gateway.upstream.connection import Connection
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where connections lead."""
 
     host: str

@@ -18,6 +18,7 @@ import httpx
 from gateway.errors import GatewayError, InternalError
 from gateway.records import record
 from gateway.schemas import Clocks, Completed, Piece
+from gateway.upstream.alarms import Alarms
 from gateway.upstream.base import Truncated
 from gateway.upstream.connection import Connection
 from gateway.upstream.exchange import (
@@ -38,8 +39,6 @@ from gateway.wire.sse import SseDecoder, SseOverflow, whole_events
 logger = logging.getLogger("gateway.upstream")
 
 _OK: Final = 200
-ALARMS_EVERY_S: Final = 0.05
-"""How late a clock may be noticed."""
 
 
 class Reads(Protocol):
@@ -53,8 +52,9 @@ class Reads(Protocol):
         """Whether ``data`` is one event, a token in the middle, in the very bytes that clients may get."""
         ...
 
-    def whole(self, events: list[bytes]) -> Completed | None:
-        """The answer, if it is in these events, and nobody wants the tokens. None: read them one by one."""
+    def whole(self, data: bytes) -> Completed | None:
+        """The answer, if ``data`` is all of it and nobody wants the tokens. None, and nothing was read,
+        otherwise."""
         ...
 
     def pieces(self, batch: list[bytes]) -> Iterator[Piece]:
@@ -255,6 +255,11 @@ class Push:
 
     def _read(self, data: bytes) -> bool:
         """Hand the pieces on. True when that was all, or nobody wants more."""
+        if not self._begun and (completed := self._reading.whole(data)) is not None:
+            self._receiver.began()
+            self._finish()
+            self._receiver.came(completed)
+            return True
         if self._decoder is None and (batch := whole_events(data)):
             pass  # how engines write: nothing is left over from one chunk to the next
         else:
@@ -267,10 +272,6 @@ class Push:
             self._begun = True
             self._reading.check(batch[0])
             self._receiver.began()
-        if (completed := self._reading.whole(batch)) is not None:
-            self._finish()
-            self._receiver.came(completed)
-            return True
         came = self._receiver.came
         for piece in self._reading.pieces(batch):
             if isinstance(piece, Completed):
@@ -350,32 +351,7 @@ class Push:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.listener = None
-            connection.discard()
-
-
-class Alarms:
-    """Looks at all calls under way, many times a second: a timer of its own would cost each of them more than
-    everything else about its clocks."""
-
-    def __init__(self) -> None:
-        self._all: set[Push] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, push: Push) -> None:
-        self._all.add(push)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(ALARMS_EVERY_S, self._look)
-
-    def remove(self, push: Push) -> None:
-        self._all.discard(push)
-
-    def _look(self) -> None:
-        self._timer = None
-        now = monotonic()
-        for push in [push for push in self._all if push.deadline <= now]:
-            push.ring(now)
-        if self._all:
-            self._timer = asyncio.get_running_loop().call_later(ALARMS_EVERY_S, self._look)
+            self._http.pool.give_back(connection)  # which keeps it behind a refusal that came whole
 
 
 class _Tail:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, get_args
 
+from gateway.errors import EngineError
 from gateway.records import record
 from gateway.schemas import Completed, FinishReason, Piece, Prompt, RawTokens, Token
 from gateway.upstream.base import Truncated
@@ -93,14 +94,26 @@ class Reading:
         self.tokens += 1
         return True
 
-    def whole(self, events: list[bytes]) -> Completed | None:
-        """The answer, if it is in these events, and nobody wants the tokens. None: read them one by one."""
-        if self._wants_tokens or _UNFINISHED in events[-1]:
+    def whole(self, data: bytes) -> Completed | None:
+        """The answer, if ``data`` is all of it and nobody wants the tokens. None, and nothing was read,
+        otherwise.
+
+        What it says at its end is enough.
+        """
+        if self._wants_tokens or not data.startswith(b"data:") or not data.endswith(b"\n\n"):
             return None
-        before, self.tokens = self.tokens, self.tokens + len(events) - 1
-        completed = self._parsed(events[-1])[1]
+        begin = data.rfind(b"\n\n", 0, -2)
+        last = data[7 + begin : -2] if begin >= 0 else data[5:-2]
+        if _UNFINISHED in last or b"\n" in last or (begin >= 0 and not data.startswith(b"data:", begin + 2)):
+            return None
+        self.tokens = data.count(b"\n\ndata:") + 1
+        try:
+            event = object_of(last, self._call)
+            completed = None if "error" in event else self._completed(event, _token_of(event))
+        except (EngineError, KeyError, TypeError):
+            completed = None  # what is wrong is said where events are read one by one
         if completed is None:
-            self.tokens = before
+            self.tokens = 0
         return completed
 
     def check(self, first: bytes) -> None:

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gateway.connections import GRACE_S, KEEP_ALIVE_S, MOST_IN_A_ROW, Patience
+from gateway.connections import GRACE_S, MOST_IN_A_ROW, Patience
 from gateway.fastpath.entry import FastPath
 from gateway.fastpath.heads import Known
 from gateway.fastpath.passage import Passage
@@ -173,9 +174,9 @@ class ClientConnection(asyncio.Protocol):
         passage.begin()
         return True
 
-    def opening(self) -> bytes:
-        """The beginning of an answer of status 200."""
-        return b"HTTP/1.1 200 OK\r\ndate: %b\r\n" % _date(int(time.time()))
+    def opening(self, status: int = 200) -> bytes:
+        """The beginning of an answer."""
+        return STATUS_LINE[status] + _date(int(time.time()))
 
     def over(self, passage: Passage) -> None:
         """A passage has written its whole answer."""
@@ -233,13 +234,13 @@ class ClientConnection(asyncio.Protocol):
         """Between two requests. One timer serves many of them."""
         self._idle_since = self.loop.time()
         if self._clock is None:
-            self._clock = self.loop.call_later(KEEP_ALIVE_S, self._idled)
+            self._clock = self.loop.call_later(self._worker.patience.keep_alive_s, self._idled)
 
     def _idled(self) -> None:
         self._clock = None
         if self._passage is not None or self._going is not None or self._left:
             return  # the end of the answer sets the clock again
-        left_s = self._idle_since + KEEP_ALIVE_S - self.loop.time()
+        left_s = self._idle_since + self._worker.patience.keep_alive_s - self.loop.time()
         if left_s > 0 or self._waiting:
             self._clock = self.loop.call_later(max(left_s, GRACE_S), self._idled)
         else:
@@ -271,5 +272,5 @@ class ClientConnection(asyncio.Protocol):
 
 @lru_cache(maxsize=2)
 def _date(second: int) -> bytes:
-    """As it stands in every answer of this second."""
-    return formatdate(second, usegmt=True).encode()
+    """The line as it stands in every answer of this second."""
+    return b"date: %b\r\n" % formatdate(second, usegmt=True).encode()

@@ -95,6 +95,11 @@ class Places:
         """Seconds on the clock of the whole machine: the owner's is the same."""
         return time.perf_counter()
 
+    def url(self, model: str) -> str | None:
+        """Where its engine is; None for one of which there was never a place here."""
+        held = self._held.get(model)
+        return None if held is None else held.entry.control.url
+
     def place(self, model: str, mark: int) -> Ticket | None:
         held = self._held.get(model)
         if held is None or held.recalled or not held.free:

@@ -19,8 +19,9 @@ from uvicorn.loops.auto import auto_loop_factory
 from gateway import capabilities, telemetry
 from gateway.api.streams import shutting_down
 from gateway.auth import Keys, ThisMachine
-from gateway.config import ModelSpec, Registry, Settings
+from gateway.config import ModelSpec, Registry
 from gateway.connections import Patience
+from gateway.errors import GatewayError
 from gateway.fastpath.entry import FastPath
 from gateway.fastpath.passage import Passage
 from gateway.journey import FigureBook
@@ -29,7 +30,11 @@ from gateway.main import envelope_of, pushing, scenario_book
 from gateway.metrics import Metrics
 from gateway.preparing import GenerationRequest, Prepared, prepare
 from gateway.routing import Routing
+from gateway.scenarios import ScenarioBook
+from gateway.schemas import Conversation, Prompt
+from gateway.settings import Settings
 from gateway.tickets import Begun
+from gateway.upstream import ENGINES
 from gateway.upstream.transport import EngineHttp, open_client
 from gateway.workers.channel import Channel, Message
 from gateway.workers.client import ClientConnection
@@ -45,10 +50,13 @@ BACKLOG: Final = 2048
 
 
 def settle() -> None:
-    """What is there now stays for good: the collector need not look at it with every few hundred requests."""
+    """What is there now stays for good: the collector need not look at it with every few hundred requests.
+
+    Requests leave it nothing, tasks in the background a little: that lies about until it is so many objects.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(2_000, 10, 10)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -98,26 +106,40 @@ class Inbox:
 
 
 class _Desk:
-    """What is asked before a place is: as ``line.Line``, for the requests that are answered here."""
+    """What is asked before there is a place: as ``line.Line``, for the requests that are answered here."""
 
-    def __init__(self, registry: Registry, metrics: Metrics, places: Places, http: EngineHttp) -> None:
+    def __init__(
+        self, registry: Registry, scenarios: ScenarioBook, metrics: Metrics, places: Places, http: EngineHttp
+    ) -> None:
         self.routing = Routing(registry, places)
         self.figures = FigureBook(metrics)
-        self._engines = pushing(http)
-        self._scenarios = scenario_book(registry)
+        self.engines = {kind: make(http) for kind, make in ENGINES.items()}
+        self._scenarios = scenarios
+        self._places = places
 
     def prepare_for(self, spec: ModelSpec, request: GenerationRequest) -> Prepared:
         capabilities.check(spec, request, lambda: self._able(spec))
         return prepare(request, spec, self._scenarios)
 
     def _able(self, spec: ModelSpec) -> dict[str, bool | None]:
-        return capabilities.of(spec, self._engines[spec.engine].capabilities(None))
+        return capabilities.of(spec, self.engines[spec.engine].capabilities(self._places.url(spec.id)))
+
+    async def count_tokens(self, spec: ModelSpec, prompt: Prompt | Conversation) -> int | None:
+        """Whoever asks has a place, so the engine is in."""
+        url = self._places.url(spec.id)
+        if url is None or not isinstance(prompt, Prompt):
+            return None
+        try:
+            return await self.engines[spec.engine].count_tokens(url, prompt.text)
+        except GatewayError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
 class _Means:
     settings: Settings
     metrics: Metrics
+    scenarios: ScenarioBook
     generations: _Desk
     manager: Places
 
@@ -132,11 +154,13 @@ class Worker:
         open_to_all = keys.asked_for or settings.allow_anonymous
         self._machine = None if open_to_all else ThisMachine(settings.host, settings.web_pages)
         self.places = Places(channel.send)
-        desk = _Desk(registry, metrics, self.places, http)
-        means = _Means(settings, metrics, desk, self.places)
+        scenarios = scenario_book(registry)
+        desk = _Desk(registry, scenarios, metrics, self.places, http)
+        means = _Means(settings, metrics, scenarios, desk, self.places)
         self._log = AccessLog()
-        self.fast = FastPath(means, http, pushing(http), keys, self._machine, envelope_of, self._log)
-        self.patience = Patience(settings.receive_timeout_s, settings.send_timeout_s)
+        engines = pushing(desk.engines)
+        self.fast = FastPath(means, http, engines, keys, self._machine, envelope_of, self._log)
+        self.patience = Patience.of(settings)
         self.draining = False
         self._drain_s = settings.drain_s
         self._channel = channel

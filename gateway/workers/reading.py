@@ -8,7 +8,7 @@ from typing import Final
 import httptools
 
 from gateway.fastpath.heads import Headers
-from gateway.fastpath.wishes import ROUTES
+from gateway.fastpath.routes import ROUTES
 
 MOST_HEAD_BYTES: Final = 16_384
 """With a larger one, the owner decides."""

@@ -10,6 +10,7 @@ from server_wire.raw import chunked, got, head, posted
 BODY = {"inputs": "one two three", "parameters": {"max_new_tokens": 5, "seed": 7}}
 STREAM = {**BODY, "stream": True}
 TURNS = [{"role": "user", "content": "one two three"}]
+CHINESE = [{"role": "system", "content": "简短。"}, {"role": "user", "content": "你好，世界！再见。"}]
 CHAT: dict[str, Any] = {"model": "echo", "messages": TURNS, "max_tokens": 5, "seed": 7}
 TEXT: dict[str, Any] = {"model": "mirror", "prompt": "one two three", "max_tokens": 5, "seed": 7}
 MESSAGES: dict[str, Any] = {"model": "echo", "messages": TURNS, "max_tokens": 5, "temperature": 0}
@@ -45,9 +46,24 @@ ROUTES: dict[str, bytes] = {
     "native events": posted("/v1/generate", {**STREAM, "events": True}, ID + "native-events"),
     "chat": posted("/v1/chat/completions", CHAT, ID + "chat"),
     "chat stream": posted("/v1/chat/completions", {**CHAT, "stream": True}, ID + "chat-stream"),
+    "chat in chinese": posted("/v1/chat/completions", {**CHAT, "messages": CHINESE}, ID + "chat-zh"),
+    "chat stream with usage": posted(
+        "/v1/chat/completions",
+        {**CHAT, "messages": CHINESE, "stream": True, "stream_options": {"include_usage": True}},
+        ID + "chat-usage",
+    ),
+    "chat with a stop string": posted("/v1/chat/completions", {**CHAT, "stop": "two"}, ID + "chat-stop"),
+    "chat stream with a stop string": posted(
+        "/v1/chat/completions", {**CHAT, "stop": "wo", "stream": True}, ID + "chat-stop-stream"
+    ),
     "completion": posted("/v1/completions", TEXT, ID + "text"),
+    "completion stream": posted("/v1/completions", {**TEXT, "stream": True}, ID + "text-stream"),
     "messages": posted("/v1/messages", MESSAGES, ID + "messages"),
     "messages stream": posted("/v1/messages", {**MESSAGES, "stream": True}, ID + "messages-stream"),
+    "messages in chinese": posted("/v1/messages", {**MESSAGES, "messages": CHINESE}, ID + "messages-zh"),
+    "messages stream with a stop string": posted(
+        "/v1/messages", {**MESSAGES, "stream": True, "stop_sequences": ["tw", "ee"]}, ID + "messages-stop"
+    ),
     "render": posted("/v1/render", {"inputs": "one two"}, ID + "render"),
     "tokenize": posted("/tokenize", {"inputs": "one two"}, ID + "tokenize"),
     "health": got("/ping", ID + "health"),
@@ -69,6 +85,10 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "wrong parameter": (posted("/generate", {"inputs": "one", "parameters": {"temperature": -1}}), 422),
     "no such model": (posted("/v1/generate", {**BODY, "model_id": "nobody"}), 404),
     "no such model, tgi": (posted("/generate", BODY, "x-gateway-model: nobody"), 404),
+    "no such model, messages": (posted("/v1/messages", {**MESSAGES, "model": "nobody"}), 404),
+    "no messages": (posted("/v1/messages", {**MESSAGES, "messages": []}), 400),
+    "wrong role": (posted("/v1/chat/completions", {**CHAT, "messages": [{"role": "x"}]}), 422),
+    "penalty that no engine has": (posted("/v1/chat/completions", {**CHAT, "presence_penalty": 1}), 422),
     "no such model, chat": (posted("/v1/chat/completions", {**CHAT, "model": "nobody"}), 404),
     "wrong content type": (posted("/generate", BODY, "Content-Type: text/plain"), 415),
     "no content type": (head("POST /generate HTTP/1.1", "Content-Length: 2") + b"{}", 415),
@@ -203,7 +223,6 @@ KEPT: dict[str, Case] = {
         (403,),
     ),
     "upgrade that is not asked for": Case(posted("/generate", BODY, "Upgrade: websocket")),
-    "GET with an upgrade": Case(got("/health", "Connection: Upgrade", "Upgrade: websocket")),
     "expects 100, body sent along": Case(posted("/generate", BODY, "Expect: 100-continue"), (100, 200)),
     "expects 100, capital": Case(posted("/v1/generate", BODY, "EXPECT: 100-Continue"), (100, 200)),
     "expects 100, refused for its type": Case(

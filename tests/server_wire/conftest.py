@@ -23,8 +23,10 @@ class Pair:
     ordinary: Running
 
 
-def start_pair(folder: Path, engine: Running, **settings: Any) -> Pair:
-    record = model(engine.url, aliases=["mirror"], limits={"max_concurrent": 256, "max_queue": 256})
+def start_pair(folder: Path, engine: Running | str, **settings: Any) -> Pair:
+    """``engine``: it, or its address."""
+    url = engine if isinstance(engine, str) else engine.url
+    record = model(url, aliases=["mirror"], limits={"max_concurrent": 256, "max_queue": 256})
     registry = {"models": [record]}
     settings = {"max_body_bytes": MAX_BODY_BYTES, **settings}
     return Pair(start_gateway(folder, registry, **settings), start_ordinary(folder, registry, **settings))

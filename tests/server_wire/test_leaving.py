@@ -23,7 +23,12 @@ BEFORE_THE_ENGINE = {
     "half a body": REQUEST[:-50],
     "half a chunk": chunked("/generate", LONG, size=500)[:700],
 }
+WORDS = [{"role": "user", "content": "word " * 400}]
+CHAT = {"model": "echo", "messages": WORDS, "max_tokens": 400}
 AT_THE_ENGINE = {
+    "plain, chat": posted("/v1/chat/completions", CHAT),
+    "stream, chat": posted("/v1/chat/completions", {**CHAT, "stream": True}),
+    "stream, messages": posted("/v1/messages", {**CHAT, "stream": True}),
     "plain": posted("/generate", LONG),
     "plain, native": REQUEST,
     "stream": posted("/generate_stream", LONG),

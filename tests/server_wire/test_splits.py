@@ -15,7 +15,10 @@ from server_wire.raw import connected, posted, read, taken, told
 
 BATCH = 64
 CUT = {
-    **{name: CASES[name] for name in ("tgi", "native stream", "chat", "tgi by model", "health")},
+    **{
+        name: CASES[name]
+        for name in ("tgi", "native stream", "chat", "tgi by model", "health", "messages stream")
+    },
     **{name: CASES[name] for name in ("no space behind colons", "encoded path", "absolute form", "trace")},
     **{name: CASES[name] for name in ("extensions and trailers, then a request", "chunks of one byte")},
     **{name: CASES[name] for name in ("hot, ordinary, hot", "wrong, then right", "stream, plain, stream")},

@@ -1,0 +1,1 @@
+"""The users: one kind of behaviour in a file. ``loadtest/locustfile.py`` puts them together."""

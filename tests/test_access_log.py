@@ -1,0 +1,121 @@
+"""Access lines that are made without records are those that ``logging`` would have made, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.logs import AccessLog, JsonLines, TextLines
+
+STYLES = [TextLines, JsonLines]
+FIELDS = st.dictionaries(
+    st.sampled_from(["request_id", "route", "status", "model", "tokens", "ms", "alias"]),
+    st.text(max_size=20) | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.none(),
+    min_size=1,
+)
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger, with no handler but those of the test."""
+    found = logging.getLogger()
+    handlers, level = found.handlers[:], found.level
+    found.handlers[:] = []
+    found.setLevel(logging.INFO)
+    yield found
+    found.handlers[:] = handlers
+    found.setLevel(level)
+
+
+def written_to(root: logging.Logger, style: logging.Formatter, stream: Any = None) -> Any:
+    stream = io.StringIO() if stream is None else stream
+    root.handlers[:] = [one for one in root.handlers if type(one) is logging.StreamHandler]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(style)
+    root.addHandler(handler)
+    return stream
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(fields=FIELDS, seconds=st.integers(0, 2**31))
+def test_a_line_is_what_the_formatter_makes_of_a_record(
+    style: Any, fields: dict[str, Any], seconds: int
+) -> None:
+    message = "POST /v1/generate 200"
+    record = logging.LogRecord("gateway.access", logging.INFO, "", 0, message, (), None)
+    record.__dict__.update(fields)
+    record.created = seconds
+    assert style().line(seconds, "gateway.access", message, fields) == style().format(record)
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_lines_come_out_in_their_order_and_each_on_one(root: logging.Logger, style: Any) -> None:
+    stream, log = written_to(root, style()), AccessLog("gateway.test-access")
+    for number in range(5):
+        log.write(f"POST /generate {number}", {"request_id": f"a\nb\r\u2028{number}", "model": "模型"})
+    assert stream.getvalue() == ""
+    await asyncio.sleep(0)
+    lines = stream.getvalue().split("\n")[:-1]
+    assert [f"generate {number}" in line for number, line in enumerate(lines)] == [True] * 5
+    assert all("模型" in line for line in lines)
+
+
+async def test_a_higher_level_switches_them_off(root: logging.Logger) -> None:
+    stream, log = written_to(root, TextLines()), AccessLog("gateway.test-access")
+    root.setLevel(logging.WARNING)
+    log.write("POST /generate 200", {"status": "200"})
+    await asyncio.sleep(0)
+    log.flush()
+    assert stream.getvalue() == ""
+
+
+async def test_elsewhere_logging_gets_them(root: logging.Logger) -> None:
+    log = AccessLog("gateway.test-access")
+    one, other = written_to(root, TextLines()), written_to(root, logging.Formatter("%(message)s %(status)s"))
+    log.write("POST /generate", {"status": "200"})
+    assert other.getvalue() == "POST /generate 200\n"
+    assert "POST /generate  status=200" in one.getvalue()
+
+
+class Full(io.StringIO):
+    """A disk that is full until it is not."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+async def test_what_cannot_be_written_stops_nobody(root: logging.Logger, capsys: Any) -> None:
+    stream, log = written_to(root, TextLines(), Full()), AccessLog("gateway.test-access")
+    log.write("POST /generate 1", {"status": "200"})
+    await asyncio.sleep(0)
+    stream.full = False
+    log.write("POST /generate 2", {"status": "200"})
+    await asyncio.sleep(0)
+    assert [line.split()[4] for line in stream.getvalue().splitlines()] == ["/generate"]
+    assert "No space left" in capsys.readouterr().err
+
+
+async def test_a_stream_that_is_closed_stops_nobody(root: logging.Logger, capsys: Any) -> None:
+    stream, log = written_to(root, TextLines()), AccessLog("gateway.test-access")
+    stream.close()
+    log.write("POST /generate 1", {"status": "200"})
+    log.flush()
+    assert "closed file" in capsys.readouterr().err
+
+
+def test_the_clock_of_text_lines_goes_on() -> None:
+    style, now = TextLines(), int(time.time())
+    lines = [style.line(now + late, "x", "m", {"a": 1})[:8] for late in (0, 0, 1, 0)]
+    assert lines[0] == lines[1] == lines[3] != lines[2]
