@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -48,7 +48,7 @@ from gateway.scheduler import (
     WakeAt,
 )
 from gateway.switch_costs import SwitchCosts
-from gateway.tickets import FOUND, Condition, Entry, Progress, Ticket, error_for
+from gateway.tickets import FOUND, Condition, Entry, Lender, Progress, Ticket, error_for
 
 logger = logging.getLogger("gateway.models")
 SUPERVISOR_POLL_S = 1.0
@@ -69,7 +69,7 @@ class ModelManager:
         self._tickets: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
-        self._watched_by: list[Callable[[], None]] = []
+        self._lender: Lender | None = None
         self.lending = scheduler.lending
         self._tasks = ModelTasks()
         self._winding_down = False
@@ -82,18 +82,25 @@ class ModelManager:
 
         ``mark``: a request that was refused because the queue was full is known by it when it comes again.
         """
-        if self._winding_down:
-            self._metrics.count("gateway_rejected_total", model=model, why="shutting_down")
-            raise ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
+        self._refuse_at_the_end(model)
         entry = self._entries[model]
         if not entry.control.managed and self.view(model).state is State.FAILED:
             await self._look_again(entry)
-        ticket = Ticket(self, entry, next(self._ids))
+        ticket, deadline = Ticket(self, entry, next(self._ids)), self.now() + wait_s
+        if self._lender is not None and self.lending.full(model):
+            # Whether it waits, is refused, or has another model go: only requests that really run may decide it.
+            await self._lender.call_home(model)
+            self._refuse_at_the_end(model)
         self._tickets[ticket.id] = ticket
-        self._dispatch(Arrived(ticket.id, model, deadline=self.now() + wait_s, mark=mark))
+        self._dispatch(Arrived(ticket.id, model, deadline=deadline, mark=mark))
         if ticket.refusal is not None:
             raise ticket.refusal
         return ticket
+
+    def _refuse_at_the_end(self, model: str) -> None:
+        if self._winding_down:
+            self._metrics.count("gateway_rejected_total", model=model, why="shutting_down")
+            raise ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
 
     def place(self, model: str, mark: int) -> Ticket | None:
         """A place in the engine now; None where a request has to wait for one, or is refused."""
@@ -103,6 +110,10 @@ class ModelManager:
         ticket = self._tickets[number] = Ticket(self, self._entries[model], number)
         ticket.grant()
         return ticket
+
+    def lends_through(self, lender: Lender) -> None:
+        """Places may be lent from now on, and ``lender`` knows which are."""
+        self._lender = lender
 
     def lend(self, model: str) -> Ticket | None:
         """A place in the engine for requests to come, in another process; None where there is none."""
@@ -249,12 +260,8 @@ class ModelManager:
             self._metrics.count("gateway_engine_restarts_total", model=event.model)
         for action in self._scheduler.handle(event, self.now()):
             self._do(action)
-        for look in self._watched_by:
-            look()
-
-    def watched_by(self, look: Callable[[], None]) -> None:
-        """Have ``look`` called whenever something was decided. It must be quick."""
-        self._watched_by.append(look)
+        if self._lender is not None:
+            self._lender.look()
 
     def _do(self, action: Action) -> None:
         match action:

@@ -113,6 +113,18 @@ class Owner(Protocol):
     def closed(self, ticket_id: int, *, granted: bool, at: float | None = None) -> None: ...
 
 
+class Lender(Protocol):
+    """Has places in engines with other processes."""
+
+    def look(self) -> None:
+        """Something was decided: what is lent may be wanted now. Must be quick."""
+        ...
+
+    async def call_home(self, model: str) -> None:
+        """Return once nothing is lent and unused on the model's device, or a little later."""
+        ...
+
+
 class Ticket:
     """One request's place: in a queue, then in an engine. ``close`` gives it back, always."""
 

@@ -34,6 +34,15 @@ class Lending:
             return None
         return record.slots - len(record.running)
 
+    def full(self, model: str) -> bool:
+        """Whether a request that comes now would not be let in at once."""
+        return not self._models[model].can_admit()
+
+    def on_the_same_device(self, model: str) -> list[str]:
+        """All models that share its device, itself among them."""
+        device = self._devices[self._models[model].policy.device]
+        return [one.policy.id for one in device.models]
+
     @property
     def calm(self) -> bool:
         """Whether nobody waits for anything."""

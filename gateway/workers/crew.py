@@ -65,7 +65,13 @@ class Member:
             case "want":
                 leases.want(self, message["model"], message["places"])
             case "return":
-                leases.given_back(self, message["model"], message["places"], message["used_at"])
+                leases.given_back(
+                    self,
+                    message["model"],
+                    message["places"],
+                    message["used_at"],
+                    recalled=message["recalled"],
+                )
             case "tick":
                 self.figures.add(message["figures"])
                 self._sent = 0
@@ -156,6 +162,7 @@ class Crew:
     def begin(self, services: Services, make: Make, own: Callable[[], int]) -> None:
         """Start them. They join as they become ready. ``own``: how many connections the owner has."""
         self.services, self.leases, self._make, self._own = services, Leases(services.manager), make, own
+        services.metrics.sampled_by(self._sample)
         # The server closes its own when it stops; a worker may have to be started until then.
         self._listener = self._listener.dup()
         for _ in range(self._count):
@@ -189,6 +196,12 @@ class Crew:
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(signal.SIGKILL)
 
+    def _sample(self) -> None:
+        metrics = self.services.metrics
+        metrics.gauge("gateway_workers", sum(member.ready for member in self._members))
+        for model, places in self.leases.lent().items():
+            metrics.gauge("gateway_places_lent", places, model=model)
+
     def is_ready(self) -> None:
         if sum(member.ready for member in self._members) == self._count:
             logger.info("%d processes answer", self._count + 1)
@@ -204,6 +217,7 @@ class Crew:
             if self.ending:
                 return
             again_s = AGAIN_S if time.monotonic() - began >= LIVED_S else min(2 * again_s, AGAIN_MOST_S)
+            self.services.metrics.count("gateway_worker_ends_total")
             logger.warning("a worker ended with %d: another one starts in %g s", status, again_s)
             await asyncio.sleep(again_s)
 

@@ -1,20 +1,26 @@
 """The owner's side of lending: which places in the engines are with which worker.
 
 A place is lent only while nobody waits for it, or for room on the model's device, and at most half of those
-that are free at once. All of a model are called back as soon as that changes: so whoever waits, waits for
-the requests that really run, and the scheduler decides as if there were no workers.
+that are free at once. Before a request that cannot be let in at once is decided on, those that are lent and
+unused on its device come home: so it waits for requests that really run, or not at all, and the scheduler
+decides as if there were no workers. The same happens whenever somebody begins to wait, or a model drains.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.model_manager import ModelManager
 from gateway.tickets import Ticket
 
 logger = logging.getLogger("gateway.workers")
+
+HOME_S: Final = 0.25
+"""So long is waited for the answer to a recall: a worker needs much less unless it stands still."""
 
 
 class Holder(Protocol):
@@ -27,12 +33,23 @@ class Holder(Protocol):
 class _Held:
     """What one worker has of one model."""
 
-    __slots__ = ("recalled", "tickets", "used")
+    __slots__ = ("home", "tickets", "used")
 
     def __init__(self) -> None:
         self.tickets: dict[int, Ticket] = {}
         self.used = 0  # as it said the last time
-        self.recalled = False
+        self.home: asyncio.Future[None] | None = None
+        """Of a recall: done once it has answered, so that requests run in all that it still has. None since
+        it was given more."""
+
+    @property
+    def coming_home(self) -> bool:
+        """Whether a recall is under way."""
+        return self.home is not None and not self.home.done()
+
+    def is_home(self) -> None:
+        if self.home is not None and not self.home.done():
+            self.home.set_result(None)
 
 
 class Leases:
@@ -41,12 +58,20 @@ class Leases:
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
         self._lent: dict[str, dict[Holder, _Held]] = {}
-        manager.watched_by(self._look)
+        self._called: Counter[str] = Counter()  # by how many requests, whose places are not there yet
+        manager.lends_through(self)
 
     @property
     def calm(self) -> bool:
         """Whether nobody waits for anything, so that it is worth sending clients to workers."""
         return self._manager.lending.calm
+
+    def lent(self) -> dict[str, int]:
+        """How many places each model's workers have, whether they use them or not."""
+        return {
+            model: sum(len(held.tickets) for held in holders.values())
+            for model, holders in self._lent.items()
+        }
 
     def want(self, holder: Holder, model: str, count: int) -> None:
         """A worker could use so many places. Perhaps it gets some."""
@@ -55,21 +80,28 @@ class Leases:
         if spare is None or url is None or self._manager.entry(model).replicas.several:
             return
         held = self._lent.setdefault(model, {}).setdefault(holder, _Held())
+        if held.coming_home or self._called[model]:
+            return  # it will ask again
         places: list[int] = []
         while len(places) < min(count, spare // 2) and (ticket := self._manager.lend(model)) is not None:
             held.tickets[ticket.id] = ticket
             places.append(ticket.id)
         if places:
-            held.recalled = False
+            held.home = None
             self._tell_unused(model)
             holder.give(model, url, places)
 
-    def given_back(self, holder: Holder, model: str, places: Iterable[int], used_at: float) -> None:
+    def given_back(
+        self, holder: Holder, model: str, places: Iterable[int], used_at: float, *, recalled: bool
+    ) -> None:
+        """``recalled``: these are all that it did not use when it heard the recall."""
         held = self._of(holder, model)
         for place in places:
             if (ticket := held.tickets.pop(place, None)) is not None:
                 self._tell_unused(model)
                 ticket.close(used_at)
+        if recalled:
+            held.is_home()
 
     def handed_on(self, holder: Holder, model: str, place: int, since: float) -> Ticket | None:
         """The place now belongs to one request, which began there at ``since`` and goes on here."""
@@ -101,22 +133,44 @@ class Leases:
             held = holders.pop(holder, None)
             for ticket in [*held.tickets.values()] if held is not None else ():
                 ticket.close(now)
+            if held is not None:
+                held.is_home()
             self._tell_unused(model)
+
+    # ------------------------------------------------------------ for the manager
+
+    def look(self) -> None:
+        for model in [*self._lent]:
+            several = self._manager.entry(model).replicas.several
+            if several or self._manager.lending.spare(model) is None:
+                self._recall(model)
+
+    async def call_home(self, model: str) -> None:
+        models = self._manager.lending.on_the_same_device(model)
+        on_their_way = [home for one in models for home in self._recall(one)]
+        if not on_their_way:
+            return
+        self._called.update(models)
+        try:
+            await asyncio.wait(on_their_way, timeout=HOME_S)
+        finally:
+            self._called.subtract(models)
+
+    def _recall(self, model: str) -> list[asyncio.Future[None]]:
+        """Call back what is unused. Returns what is done as it comes."""
+        under_way = []
+        for holder, held in [*self._lent.get(model, {}).items()]:  # one may be found to have ended
+            if held.tickets and held.home is None:
+                held.home = asyncio.get_running_loop().create_future()
+                holder.recall(model)
+            if held.home is not None and held.coming_home:
+                under_way.append(held.home)
+        return under_way
+
+    # ------------------------------------------------------------ bookkeeping
 
     def _of(self, holder: Holder, model: str) -> _Held:
         return self._lent.get(model, {}).get(holder) or _Held()
-
-    def _look(self) -> None:
-        for model, holders in self._lent.items():
-            several = self._manager.entry(model).replicas.several
-            if several or self._manager.lending.spare(model) is None:
-                self._recall(model, holders)
-
-    def _recall(self, model: str, holders: Mapping[Holder, _Held]) -> None:
-        for holder, held in holders.items():
-            if held.tickets and not held.recalled:
-                held.recalled = True
-                holder.recall(model)
 
     def _tell_unused(self, model: str) -> None:
         unused = sum(max(0, len(held.tickets) - held.used) for held in self._lent.get(model, {}).values())

@@ -145,7 +145,7 @@ class Places:
     def recall(self, model: str) -> None:
         if (held := self._held.get(model)) is not None:
             held.recalled = True
-            self._give_back(model, held, len(held.free))
+            self._give_back(model, held, len(held.free), recalled=True)
 
     def recall_all(self) -> None:
         for model in self._held:
@@ -161,10 +161,19 @@ class Places:
                 news[model] = self._said[model] = said
         return news
 
-    def _give_back(self, model: str, held: _Held, count: int) -> None:
-        if count:
+    def _give_back(self, model: str, held: _Held, count: int, *, recalled: bool = False) -> None:
+        """``recalled``: the owner waits for the answer, also when there is nothing to give."""
+        if count or recalled:
             places, held.free = held.free[:count], held.free[count:]
-            self._tell({"is": "return", "model": model, "places": places, "used_at": held.used_at})
+            self._tell(
+                {
+                    "is": "return",
+                    "model": model,
+                    "places": places,
+                    "used_at": held.used_at,
+                    "recalled": recalled,
+                }
+            )
 
     # ------------------------------------------------------------ for tickets
 
