@@ -88,7 +88,7 @@ class ModelManager:
             await self._look_again(entry)
         ticket, deadline = Ticket(self, entry, next(self._ids)), self.now() + wait_s
         if self._lender is not None and self.lending.full(model):
-            # Whether it waits, is refused, or has another model go: only requests that really run may decide it.
+            # It waits, is refused, or has another model go, for requests that really run alone.
             await self._lender.call_home(model)
             self._refuse_at_the_end(model)
         self._tickets[ticket.id] = ticket

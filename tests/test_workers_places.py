@@ -1,4 +1,4 @@
-"""With workers nobody waits, and nobody is refused, while a place in the engine lies unused in another process."""
+"""Nobody waits, and nobody is refused, while a place in the engine lies unused in another process."""
 
 from __future__ import annotations
 
