@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -100,10 +101,17 @@ class ClientConnection(asyncio.Protocol):
         passage, self._passage = self._passage, None
         if passage is not None:
             passage.left()
-        if isinstance(self._going, tuple):
-            self._going[1].ticket.close()
+        if not self._left and (self._going is not None or self._known is not None):
+            self._tell_of_it()
         self._going, self._left = None, True
         self._worker.closed(self)
+
+    def _tell_of_it(self) -> None:
+        """The client has left a request behind. The owner counts it, like all that is not answered here."""
+        here, there = socket.socketpair()
+        with here:
+            there.close()
+            self._send(here.fileno(), False if self._going is None else self._going)
 
     def pause_writing(self) -> None:
         if self._passage is not None:
@@ -220,13 +228,15 @@ class ClientConnection(asyncio.Protocol):
             self.loop.call_later(_FLUSHED_S, self._try_to_go)
             return
         self._going, self._left = None, True
-        descriptor = self.transport.get_extra_info("socket").fileno()
+        self._send(self.transport.get_extra_info("socket").fileno(), how)
+        self.transport.close()
+
+    def _send(self, descriptor: int, how: tuple[Passage, Begun] | bool) -> None:
         if isinstance(how, tuple):
             data, size = self._request + self._waiting, len(self._request)
             self._worker.pass_on_begun(descriptor, data, size, *how)
         else:
             self._worker.pass_on(descriptor, self._waiting, {"missed": how})
-        self.transport.close()
 
     # ------------------------------------------------------------ clocks
 
