@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -29,6 +31,13 @@ CONNECTIONS = 24
 
 def workers_of(running: Running) -> list[psutil.Process]:
     return [child for child in running.children() if "gateway.workers" in child.cmdline()]
+
+
+def clients_of(worker: psutil.Process, running: Running) -> int:
+    """How many clients are connected to it."""
+    port = urlsplit(running.url).port
+    there = worker.net_connections("tcp")
+    return sum(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port for one in there)
 
 
 def in_flight(running: Running, name: str = "echo") -> int:
@@ -78,6 +87,27 @@ def test_workers_answer_by_themselves(pair: tuple[Running, Running]) -> None:
         clients = many(stack, running)
         ask_all(clients, times=2)
         assert at_workers(running, clients)
+
+
+def has_a_share(clients: list[socket.socket], sent: bytes, worker: psutil.Process, running: Running) -> bool:
+    ask_all(clients, sent)
+    return clients_of(worker, running) >= len(clients) // 3
+
+
+def test_connections_stay_where_their_requests_are_answered(echo: Start, gateway: Start) -> None:
+    """Of a model with several replicas nothing is lent, so a worker can do nothing for who asks it."""
+    engines = [echo(max_concurrent=200) for _ in range(2)]
+    several = model(engines[0].url, replicas=[engines[1].url])
+    running = gateway({"models": [model(engines[0].url, id="one"), several]}, workers=2)
+    (worker,) = workers_of(running)
+    alone = posted("/generate", BODY, "x-gateway-model: one")
+    with ExitStack() as stack:
+        clients = many(stack, running)
+        share = partial(has_a_share, clients, alone, worker, running)
+        until(share, "the worker to have its share")
+        ask_all(clients, posted("/generate", BODY, "x-gateway-model: echo"), times=3)
+        until(lambda: clients_of(worker, running) == 0, "all to be with the owner")
+        until(share, "the worker to have its share again")
 
 
 def test_every_request_is_counted_once_and_idle_leases_are_no_requests(pair: tuple[Running, Running]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -60,6 +61,25 @@ async def test_messages_of_any_size_come_whole_with_what_is_passed(size: int) ->
         assert right.recv(10) == b"hello"
     here.close()
     await asyncio.wait_for(ear.left.wait(), 5)
+    there.close()
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_message_comes_also_where_no_more_files_may_be_open(size: int) -> None:
+    one, other = channel.pair()
+    ear = Ear()
+    here, there = channel.Channel(one, Ear()), channel.Channel(other, ear)
+    left, right = socket.socketpair()
+    with left, right:
+        assert here.send({"is": "begun", "place": 3}, b"x" * size, left.fileno())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            message, _, passed = await asyncio.wait_for(ear.heard.get(), 5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (message, passed) == ({"is": "begun", "place": 3}, None)
+    here.close()
     there.close()
 
 

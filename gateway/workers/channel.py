@@ -1,7 +1,10 @@
 """Messages between the owner and one worker: a line of JSON, bytes behind it, and perhaps an open connection.
 
 Each message is one packet of a Unix socket, so a connection and the bytes that were read from it come
-together. A large one is put into a file without a name, which is passed on in the same way.
+together. What is too large for that is put into a file without a name, which is passed on in the same way.
+
+A process that may open no more files gets no descriptors. It still gets the message, so that what the message
+gives back is not lost with what it brings.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ INLINE_BYTES: Final = 32_768
 MOST_BYTES: Final = 16_777_216
 """A registry, or a request, is never so large."""
 _IN_A_ROW: Final = 64
-_INLINE, _IN_A_FILE = b"=", b">"
+_INLINE, _DATA_IN_A_FILE, _ALL_IN_A_FILE = b"=", b"~", b">"
 
 Message = Mapping[str, Any]
 """``is`` says of which kind it is."""
@@ -57,20 +60,26 @@ class Channel:
         self._open = True
         self._loop.add_reader(end.fileno(), self._readable)
 
-    def send(self, message: Message, data: bytes = b"", passed: int | None = None) -> None:
-        """Tell the other side. ``passed`` may be closed as soon as this returns."""
+    def send(self, message: Message, data: bytes = b"", passed: int | None = None) -> bool:
+        """Tell the other side. ``passed`` may be closed as soon as this returns. False: it cannot be told, as
+        the other side has ended, or this process may open no more files."""
         if not self._open:
-            return
-        packet = to_json(message) + b"\n" + data
-        descriptors = [] if passed is None else [os.dup(passed)]
-        if len(packet) > INLINE_BYTES:
-            descriptors.append(_file_with(packet))
-            packet = _IN_A_FILE
-        else:
-            packet = _INLINE + packet
-        self._waiting.append((packet, descriptors))
+            return False
+        own: list[int] = []
+        try:
+            packet, own = _packet(to_json(message), data)
+            descriptors = own if passed is None else [*own, passed]
+            if not self._waiting and self._sent(packet, descriptors):
+                _close(own)
+                return self._open
+            self._waiting.append((packet, [*own, *([] if passed is None else [os.dup(passed)])]))
+        except OSError as error:
+            _close(own)
+            logger.warning("a message between processes could not be sent: %s", error)
+            return False
         if len(self._waiting) == 1:
-            self._write()
+            self._loop.add_writer(self._end.fileno(), self._write)
+        return True
 
     def close(self) -> None:
         """What was not taken yet is lost."""
@@ -91,17 +100,21 @@ class Channel:
     def _write(self) -> None:
         while self._waiting:
             packet, descriptors = self._waiting[0]
-            try:
-                socket.send_fds(self._end, [packet], descriptors)
-            except BlockingIOError:
-                self._loop.add_writer(self._end.fileno(), self._write)
-                return
-            except OSError:
-                self._ended()
+            if not self._sent(packet, descriptors) or not self._open:
                 return
             self._waiting.popleft()
             _close(descriptors)
         self._loop.remove_writer(self._end.fileno())
+
+    def _sent(self, packet: bytes, descriptors: list[int]) -> bool:
+        """False: the other side has to read first."""
+        try:
+            socket.send_fds(self._end, [packet], descriptors)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._ended()
+        return True
 
     def _readable(self) -> None:
         for _ in range(_IN_A_ROW):
@@ -120,14 +133,13 @@ class Channel:
 
     def _receive(self, packet: bytes, descriptors: list[int]) -> None:
         try:
-            whole = packet[1:] if packet[:1] == _INLINE else _content(descriptors.pop())
-            line, _, data = whole.partition(b"\n")
+            line, data = _taken_apart(packet, descriptors)
             message = from_json(line)
-            passed = descriptors.pop() if descriptors else None
-        except (OSError, ValueError, IndexError):  # no descriptor was left for it, for instance
+        except (OSError, ValueError) as error:
             _close(descriptors)
-            logger.exception("a message between processes was lost")
+            logger.warning("a message between processes was lost: %s", error)
             return
+        passed = descriptors.pop() if descriptors else None
         try:
             self._listener.told(message, data, passed)
         except Exception:  # nobody above would see it, and the others must not suffer
@@ -137,6 +149,28 @@ class Channel:
         if self._open:
             self.close()
             self._listener.alone()
+
+
+def _packet(line: bytes, data: bytes) -> tuple[bytes, list[int]]:
+    """What is sent, and the files that go with it."""
+    if len(line) + len(data) < INLINE_BYTES:
+        return _INLINE + line + b"\n" + data, []
+    if len(line) < INLINE_BYTES:
+        return _DATA_IN_A_FILE + line, [_file_with(data)]
+    return _ALL_IN_A_FILE, [_file_with(line + b"\n" + data)]
+
+
+def _taken_apart(packet: bytes, descriptors: list[int]) -> tuple[bytes, bytes]:
+    """Line and data. What was passed is left in ``descriptors``. Raises ValueError where all is lost."""
+    kind, rest = packet[:1], packet[1:]
+    if kind == _DATA_IN_A_FILE:
+        return rest, _content(descriptors.pop(0)) if descriptors else b""
+    if kind == _ALL_IN_A_FILE:
+        if not descriptors:
+            raise ValueError("this process may open no more files")
+        rest = _content(descriptors.pop(0))
+    line, _, data = rest.partition(b"\n")
+    return line, data
 
 
 def _file_with(content: bytes) -> int:

@@ -32,6 +32,10 @@ _MOST_WAITING: Final = MOST_IN_A_ROW * HIGH_WATER_LIMIT // 4
 """Bytes of further requests that may come while one is answered."""
 _FLUSHED_S: Final = 0.005
 
+_How = tuple[Passage, Begun] | str
+"""How a connection is passed on: with a request that was begun here; or with the model of which there was no
+place, which is "" when that was not the reason."""
+
 
 class Worker(Protocol):
     """The process that a connection is in."""
@@ -73,7 +77,7 @@ class ClientConnection(asyncio.Protocol):
         self._grace: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._left = False  # passed on, or closed by us
-        self._going: tuple[Passage, Begun] | bool | None = None  # how it is to be passed on, once it can be
+        self._going: _How | None = None  # once it can
 
     # ------------------------------------------------------------ what the event loop calls
 
@@ -111,7 +115,7 @@ class ClientConnection(asyncio.Protocol):
         here, there = socket.socketpair()
         with here:
             there.close()
-            self._send(here.fileno(), False if self._going is None else self._going)
+            self._send(here.fileno(), self._going or "")
 
     def pause_writing(self) -> None:
         if self._passage is not None:
@@ -166,7 +170,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _take(self, known: Known, body: bytes) -> bool:
         """Begin to answer the request, which is all that waits."""
-        self._worker.places.missed = False
+        self._worker.places.missed = None
         passage = self._worker.fast.take(self, known, body)
         if passage is None:
             return False
@@ -210,9 +214,9 @@ class ClientConnection(asyncio.Protocol):
         self._go((passage, begun))
 
     def _pass_on(self) -> None:
-        self._go(self._worker.places.missed)
+        self._go(self._worker.places.missed or "")
 
-    def _go(self, how: tuple[Passage, Begun] | bool) -> None:
+    def _go(self, how: _How) -> None:
         self._no_grace()
         self._going = how
         if not self.transport.is_closing():
@@ -231,7 +235,7 @@ class ClientConnection(asyncio.Protocol):
         self._send(self.transport.get_extra_info("socket").fileno(), how)
         self.transport.close()
 
-    def _send(self, descriptor: int, how: tuple[Passage, Begun] | bool) -> None:
+    def _send(self, descriptor: int, how: _How) -> None:
         if isinstance(how, tuple):
             data, size = self._request + self._waiting, len(self._request)
             self._worker.pass_on_begun(descriptor, data, size, *how)

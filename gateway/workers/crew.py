@@ -56,7 +56,7 @@ class Member:
         self.ready = False
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._number = 0
-        self._sent = 0  # connections, since it said how many it has
+        self._moved = 0  # connections that went there, less those that came, since it said how many it has
         self.channel = channel.Channel(end, self)
 
     def told(self, message: channel.Message, data: bytes, passed: int | None) -> None:
@@ -74,7 +74,7 @@ class Member:
                 )
             case "tick":
                 self.figures.add(message["figures"])
-                self._sent = 0
+                self._moved = 0
                 leases.worked(self, message["models"])
                 if (asked := self._asked.pop(message["asked"], None)) is not None and not asked.done():
                     asked.set_result(None)
@@ -82,9 +82,11 @@ class Member:
                 leases.suspect(
                     message["model"], message["reason"], message["heard"], silent=message["silent"]
                 )
-            case "connection" if passed is not None:
+            case "connection":
+                self._moved -= 1
                 crew.adopt(passed, Story(data, missed=message["missed"]))
-            case "begun" if passed is not None:
+            case "begun":
+                self._moved -= 1
                 crew.adopt(passed, self._begun(message, data))
             case "ready":
                 self.ready = True
@@ -96,7 +98,7 @@ class Member:
             return Story(data)
         ticket.visit()
         begun = Begun(ticket, said["url"], understood(said["error"]), said["sent"], said["first_token"])
-        return Story(data, missed=True, begun=begun, size=said["size"], known=said["known"])
+        return Story(data, missed=said["model"], begun=begun, size=said["size"], known=said["known"])
 
     def alone(self) -> None:
         self._crew.leases.gone(self)
@@ -125,11 +127,11 @@ class Member:
     @property
     def connections(self) -> int:
         """Of clients, there now."""
-        return self.figures.connections + self._sent
+        return self.figures.connections + self._moved
 
     def take(self, descriptor: int) -> None:
         """A client's connection goes on there."""
-        self._sent += 1
+        self._moved += 1
         self.channel.send({"is": "connection"}, passed=descriptor)
 
 
@@ -264,19 +266,27 @@ class Crew:
 
     # ------------------------------------------------------------ clients
 
-    def adopt(self, descriptor: int, story: Story) -> None:
+    def adopt(self, descriptor: int | None, story: Story) -> None:
         """A worker has passed a client's connection on."""
+        if descriptor is None:
+            logger.warning("a client's connection was lost on its way here: too many files are open")
+            story.let_go()
+            return
         client = socket.socket(fileno=descriptor)
         client.setblocking(False)
         self._spawn(self._adopting, self._adopted(client, story))
 
-    def worth_it(self) -> bool:
-        """Whether a worker has fewer connections than there are here."""
+    def worth_it(self, model: str) -> bool:
+        """Whether a worker has fewer connections than there are here, and may be lent places of the model."""
+        return self._uneven and self.leases.possible(model)
+
+    @property
+    def _uneven(self) -> bool:
         return any(member.ready and member.connections + UNEVEN < self._own() for member in self._members)
 
     def take(self, descriptor: int) -> bool:
         """The worker with the fewest connections gets one more. False where that is of no use now."""
-        if self.ending or not self.worth_it() or not self.leases.calm:
+        if self.ending or not self._uneven or not self.leases.calm:
             return False
         there = [member for member in self._members if member.ready and not member.channel.busy]
         if there:
@@ -289,8 +299,7 @@ class Crew:
             await loop.connect_accepted_socket(partial(self._make, story=story), client)
         except OSError as error:
             logger.info("a client's connection could not be taken over: %s", error)
-            if story.begun is not None:
-                story.begun.ticket.close()
+            story.let_go()
 
     def _spawn(self, kept: set[asyncio.Task[Any]], work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -19,6 +19,8 @@ from gateway.tickets import Ticket
 
 logger = logging.getLogger("gateway.workers")
 
+LEAST_SPARE: Final = 2
+"""Of so many free places, one may be lent."""
 HOME_S: Final = 0.25
 """So long is waited for the answer to a recall: a worker needs much less unless it stands still."""
 
@@ -73,17 +75,26 @@ class Leases:
             for model, holders in self._lent.items()
         }
 
+    def possible(self, model: str) -> bool:
+        """Whether a worker that wants places of this model gets some now."""
+        # Whoever chooses among replicas must know how many requests each has: that stays with the owner.
+        if self._manager.entry(model).replicas.several:
+            return False
+        return (self._manager.lending.spare(model) or 0) >= LEAST_SPARE
+
     def want(self, holder: Holder, model: str, count: int) -> None:
         """A worker could use so many places. Perhaps it gets some."""
         spare, url = self._manager.lending.spare(model), self._manager.url_if_ready(model)
-        # Whoever chooses among replicas must know how many requests each has: that stays with the owner.
-        if spare is None or url is None or self._manager.entry(model).replicas.several:
+        if spare is None or url is None or not self.possible(model):
             return
         held = self._lent.setdefault(model, {}).setdefault(holder, _Held())
         if held.coming_home or self._called[model]:
             return  # it will ask again
         places: list[int] = []
-        while len(places) < min(count, spare // 2) and (ticket := self._manager.lend(model)) is not None:
+        while (
+            len(places) < min(count, spare // LEAST_SPARE)
+            and (ticket := self._manager.lend(model)) is not None
+        ):
             held.tickets[ticket.id] = ticket
             places.append(ticket.id)
         if places:

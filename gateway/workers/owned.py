@@ -22,8 +22,8 @@ class Workers(Protocol):
 
     @property
     def ending(self) -> bool: ...
-    def worth_it(self) -> bool:
-        """Whether a worker has fewer connections than there are here."""
+    def worth_it(self, model: str) -> bool:
+        """Whether a worker has fewer connections than there are here, and may be lent places of the model."""
         ...
 
     def take(self, descriptor: int) -> bool:
@@ -33,16 +33,22 @@ class Workers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a worker knows of a connection. ``data`` was read from it; ``missed``: there was no place.
+    """What a worker knows of a connection. ``data`` was read from it. ``missed``: of this model, it had no
+    place; "": that was not the reason.
 
     ``begun``: what was done for the request that is the first ``size`` bytes, and by what it is ``known``.
     """
 
     data: bytes
-    missed: bool = False
+    missed: str = ""
     begun: Begun | None = None
     size: int = 0
     known: dict[str, Any] = field(default_factory=dict)
+
+    def let_go(self) -> None:
+        """The connection is lost: nobody goes on with it."""
+        if self.begun is not None:
+            self.begun.ticket.close()
 
 
 class Owned(Connection):
@@ -52,7 +58,7 @@ class Owned(Connection):
         super().__init__(*arguments, **more)
         self._workers = workers
         self._story = story
-        self._missed = story is not None and story.missed
+        self._missed = "" if story is None else story.missed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -86,12 +92,12 @@ class Owned(Connection):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._missed and self._workers.worth_it():
+        if self._missed and self._workers.worth_it(self._missed):
             self.loop.call_soon(self._leave)
 
     def over(self, passage: Passage) -> None:
         super().over(passage)
-        if self._workers.worth_it():
+        if self._workers.worth_it(passage.model):
             self.loop.call_soon(self._leave)
 
     def _leave(self) -> None:

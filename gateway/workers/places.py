@@ -83,13 +83,13 @@ class _Held:
 class Places:
     """All that are here. Tickets of this process belong to it, as those of the owner to the manager."""
 
-    def __init__(self, tell: Callable[[Message], None]) -> None:
+    def __init__(self, tell: Callable[[Message], object]) -> None:
         self._tell = tell
         self._held: dict[str, _Held] = {}
         self._asked_at: dict[str, float] = {}
         self._said: dict[str, dict[str, float]] = {}
-        self.missed = False
-        """Whether there was no place, the last time that one was wanted."""
+        self.missed: str | None = None
+        """The model of which there was no place, the last time that one was wanted."""
 
     def now(self) -> float:
         """Seconds on the clock of the whole machine: the owner's is the same."""
@@ -103,7 +103,7 @@ class Places:
     def place(self, model: str, mark: int) -> Ticket | None:
         held = self._held.get(model)
         if held is None or held.recalled or not held.free:
-            self.missed = True
+            self.missed = model
             self._want(model, held)
             return None
         number = held.free.pop()
@@ -117,11 +117,14 @@ class Places:
             self._want(model, held)
         return ticket
 
-    def hand_on(self, ticket: Ticket) -> float:
-        """The request takes its place along to the owner. Returns since when it has it."""
-        since = self._held[ticket.model].used.pop(ticket.id)
+    def since(self, ticket: Ticket) -> float:
+        """When its request got it."""
+        return self._held[ticket.model].used[ticket.id]
+
+    def hand_on(self, ticket: Ticket) -> None:
+        """The request has taken its place along to the owner."""
+        del self._held[ticket.model].used[ticket.id]
         ticket.left("unknown")
-        return since
 
     def _want(self, model: str, held: _Held | None) -> None:
         now = self.now()

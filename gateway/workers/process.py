@@ -283,7 +283,7 @@ class Worker:
             "is": "begun",
             "model": begun.ticket.model,
             "place": begun.ticket.id,
-            "since": self.places.hand_on(begun.ticket),
+            "since": self.places.since(begun.ticket),
             "url": begun.url,
             "error": told(begun.error),
             "sent": begun.sent,
@@ -291,4 +291,7 @@ class Worker:
             "known": passage.identity(),
             "size": size,
         }
-        self._channel.send(message, data, descriptor)
+        if self._channel.send(message, data, descriptor):
+            self.places.hand_on(begun.ticket)
+        else:
+            begun.ticket.close()
