@@ -7,7 +7,7 @@ from typing import Final
 
 import httptools
 
-from gateway.fastpath.heads import Headers
+from gateway.fastpath.heads import MOST_DIGITS, Headers
 from gateway.fastpath.routes import ROUTES
 
 MOST_HEAD_BYTES: Final = 16_384
@@ -39,7 +39,7 @@ class _Head:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.complete = True
@@ -66,11 +66,13 @@ def head_of(data: bytes) -> Read | None:
         return None
     lengths = [value for name, value in head.headers if name == b"content-length"]
     encoded = any(name in (b"transfer-encoding", b"upgrade", b"expect") for name, _ in head.headers)
-    if not head.complete or encoded or len(lengths) != 1 or not lengths[0].isdigit():
+    if not head.complete or encoded or len(lengths) != 1:
+        return None
+    if not lengths[0].isdigit() or len(lengths[0]) > MOST_DIGITS:
         return None
     if head.url not in ROUTES or parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
         return None
-    return Read(head.url, head.headers, parser.should_keep_alive(), end, end + int(lengths[0][:10]))
+    return Read(head.url, head.headers, parser.should_keep_alive(), end, end + int(lengths[0]))
 
 
 def is_complete(data: bytes) -> bool:
