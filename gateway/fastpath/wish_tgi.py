@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from pydantic_core import to_json
@@ -11,6 +10,7 @@ from gateway.answers import Answer
 from gateway.api import tgi, tgi_answers
 from gateway.api.bodies import parse
 from gateway.api.names import model_asked
+from gateway.api.receipts import header_lines
 from gateway.api.services import Services
 from gateway.api.streams import SSE_HEADERS
 from gateway.api.tgi_bodies import TgiBody
@@ -32,11 +32,11 @@ class TgiWish(WrittenWish):
         super().__init__(asked, tgi_answers.EventWriter(details=tgi_answers.details_asked(body)))
         self._body = body
 
-    def plain(self, answer: Answer) -> tuple[bytes, Mapping[str, str]]:
-        return to_json({"generated_text": answer.text}), tgi_answers.answer_headers(self._body, answer)
+    def plain(self, answer: Answer) -> tuple[bytes, str]:
+        return to_json({"generated_text": answer.text}), tgi_answers.answer_lines(self._body, answer)
 
-    def opening(self, model_id: str) -> Mapping[str, str]:
-        return {**SSE_HEADERS, **tgi_answers.stream_headers(self._body, model_id, DIRECT)}
+    def opening(self, model_id: str) -> str:
+        return header_lines({**SSE_HEADERS, **tgi_answers.stream_headers(self._body, model_id, DIRECT)})
 
     def error(self, error: GatewayError) -> bytes:
         return tgi_answers.error_event(error)
