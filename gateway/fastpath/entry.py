@@ -58,7 +58,7 @@ class FastPath:
         """``engines``: those of the kinds that can push. ``machine``: who may ask where no key is needed."""
         self.http = http
         self.metrics = services.metrics
-        self.access_log = access_log
+        self._access_log = access_log
         # What the ordinary way says where pages of other origins may ask. Those that do ask go that way.
         self.vary = "vary: Origin\r\n" if services.settings.web_pages else ""
         self._dice = Random()  # noqa: S311  an id of a request is no secret
@@ -130,7 +130,7 @@ class FastPath:
     def _book(self, path: str, model: str) -> accounts.Accounts:
         found = self._accounts.get((path, model))
         if found is None:
-            found = accounts.Accounts(self.metrics, self._line.figures, path, model)
+            found = accounts.Accounts(self.metrics, self._line.figures, self._access_log, path, model)
             self._accounts[path, model] = found
         return found
 
