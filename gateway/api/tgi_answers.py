@@ -106,21 +106,21 @@ def _top(token: Token) -> list[dict[str, Any]] | None:
 
 def answer_headers(body: TgiBody, answer: Answer) -> dict[str, str]:
     """Of a whole answer: TGI's names for the receipt, and ours."""
-    return headers_in(_lines(body, answer)) | receipt_headers(answer)
+    return headers_in(_lines(body.inputs, answer)) | receipt_headers(answer)
 
 
-def answer_lines(body: TgiBody, answer: Answer) -> str:
+def answer_lines(inputs: str, answer: Answer) -> str:
     """The same as they stand in a head, for an answer of who was asked by name."""
-    return _lines(body, answer) + receipt_lines(answer)
+    return _lines(inputs, answer) + receipt_lines(answer)
 
 
-def _lines(body: TgiBody, answer: Answer) -> str:
+def _lines(inputs: str, answer: Answer) -> str:
     """TGI has seconds in ``x-compute-time``, and whole milliseconds in the others."""
     receipt, tokens, prompt_tokens = answer.receipt, answer.completion_tokens, answer.prompt_tokens
     total, inference = receipt.total_us, receipt.prefill_us + receipt.decode_us
     prompt = "" if prompt_tokens is None else f"x-prompt-tokens: {prompt_tokens}\r\n"
     return (
-        f"x-compute-type: gateway\r\nx-compute-characters: {len(body.inputs)}\r\n"
+        f"x-compute-type: gateway\r\nx-compute-characters: {len(inputs)}\r\n"
         f"x-compute-time: {total // 1_000_000}.{total % 1_000_000:06d}\r\n"
         f"x-total-time: {total // 1000}\r\n"
         f"x-validation-time: {receipt.gateway_us // 1000}\r\n"
@@ -131,11 +131,11 @@ def _lines(body: TgiBody, answer: Answer) -> str:
     )
 
 
-def stream_headers(body: TgiBody, model_id: str, origin: Origin) -> dict[str, str]:
+def stream_headers(inputs: str, model_id: str, origin: Origin) -> dict[str, str]:
     """Of a stream, as far as it is known when it opens."""
-    headers = {"content-type": "text/event-stream", **_compute_headers(body)}
+    headers = {"content-type": "text/event-stream", **_compute_headers(inputs)}
     return headers | origin_headers(model_id, origin)
 
 
-def _compute_headers(body: TgiBody) -> dict[str, str]:
-    return {"x-compute-type": "gateway", "x-compute-characters": str(len(body.inputs))}
+def _compute_headers(inputs: str) -> dict[str, str]:
+    return {"x-compute-type": "gateway", "x-compute-characters": str(len(inputs))}

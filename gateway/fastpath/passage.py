@@ -22,6 +22,7 @@ from gateway.upstream.push import Push
 
 if TYPE_CHECKING:
     from gateway.fastpath.entry import FastPath
+    from gateway.fastpath.settled import Form
     from gateway.fastpath.wishes import Head, Wish
     from gateway.preparing import Prepared
 
@@ -66,6 +67,7 @@ class Passage:
         "_client",
         "_counting",
         "_first_token",
+        "_form",
         "_gap_at",
         "_given",
         "_head",
@@ -89,6 +91,7 @@ class Passage:
         client: Client,
         wish: Wish,
         prepared: Prepared,
+        form: Form,
         head: Head,
         ticket: Ticket,
         book: accounts.Accounts,
@@ -97,6 +100,7 @@ class Passage:
         self._client = client
         self._wish = wish
         self._prepared = prepared
+        self._form = form
         self._head = head
         self._ticket = ticket
         self._accounts = book
@@ -115,7 +119,7 @@ class Passage:
         path.entered(self)
         self._url = url = self._ticket.visit()
         self._sent = perf_counter()
-        pushed = path.pushed(url, prepared, asked)
+        pushed = self._form.push(url, prepared.prompt.text, tokens=asked.stream, raw=True)
         push = self._push = Push(path.http, pushed, path.clocks(prepared.spec), self, path.alarms)
         push.begin(self._head.known.trace)
 

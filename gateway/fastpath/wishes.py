@@ -43,6 +43,10 @@ class Wish(Protocol):
         """What the line is asked for; ``who`` is decided."""
         ...
 
+    def said(self) -> bytes | None:
+        """Its parameters as JSON; None where that cannot hold them."""
+        ...
+
     def answered_by(self, prepared: Prepared) -> None:
         """Told once, before anything else, with what the engine gets."""
         ...

@@ -13,7 +13,7 @@ from gateway.schemas import Clocks
 from gateway.upstream.exchange import Call
 
 
-def json_body(body: Mapping[str, object]) -> bytes:
+def json_body(body: Mapping[str, object] | str) -> bytes:
     """Compact JSON. Raises InvalidRequest for what JSON cannot hold."""
     try:
         quick = to_json(body)

@@ -33,7 +33,7 @@ def test_headers_say_what_the_body_says(receipt: Receipt) -> None:
 def test_lines_are_the_headers(receipt: Receipt, tokens: int, prompt_tokens: int | None) -> None:
     whole, body = answer(receipt, tokens, prompt_tokens), TgiBody(inputs="模型?")
     assert receipt_lines(whole) == header_lines(receipt_headers(whole))
-    assert answer_lines(body, whole) == header_lines(answer_headers(body, whole))
+    assert answer_lines(body.inputs, whole) == header_lines(answer_headers(body, whole))
 
 
 @given(receipt=RECEIPTS, tokens=st.integers(0, 5))
