@@ -134,6 +134,11 @@ SPECS = [
     ),
 ]
 OTHER_VALUES = {**VALUES, "best_of": st.sampled_from([1, 2, True]), "top_p": st.sampled_from([0.5, 1, 1.0])}
+WAYS: dict[str, st.SearchStrategy[Any]] = {
+    "scenario": st.sampled_from([None, "qa", RAW]),
+    "stream": st.booleans(),
+    "without": st.sampled_from([frozenset[str](), frozenset({"max_new_tokens"}), frozenset({"seed"})]),
+}
 ASKED = st.builds(
     GenerationRequest,
     model=st.none(),
@@ -141,9 +146,7 @@ ASKED = st.builds(
     messages=st.none(),
     parameters=st.fixed_dictionaries({}, optional=OTHER_VALUES),
     started=st.just(0.0),
-    scenario=st.sampled_from([None, "qa", RAW]),
-    stream=st.booleans(),
-    without=st.sampled_from([frozenset[str](), frozenset({"max_new_tokens"}), frozenset({"seed"})]),
+    **WAYS,
 )
 
 
@@ -172,9 +175,22 @@ def test_parameters_that_are_known_are_settled_as_new(
     book = SettledBook()
     for asked, spec in seen:
         assert engine_gets(asked, spec, book) == engine_gets(asked, spec, None)
-    for asked, spec in seen:
-        again = replace(asked, inputs=data.draw(TEXTS))
+    for asked, _ in seen * 3:
+        spec, ways = data.draw(st.sampled_from(SPECS)), data.draw(st.fixed_dictionaries(WAYS))
+        again = replace(asked, inputs=data.draw(TEXTS), **ways)
         assert engine_gets(again, spec, book) == engine_gets(again, spec, None)
+
+
+def test_all_that_parameters_depend_on_tells_them_apart() -> None:
+    book, asked = SettledBook(), GenerationRequest(None, "x", None, {}, 0.0)
+    others = [
+        replace(asked, scenario="qa"),
+        replace(asked, stream=True),
+        replace(asked, without=frozenset({"seed"})),
+    ]
+    keys = [book.key(SPECS[0], one, b"{}") for one in (asked, *others)]
+    assert len({*keys, book.key(SPECS[1], asked, b"{}"), book.key(SPECS[0], asked, b"[]")}) == 6
+    assert book.key(SPECS[0], replace(asked, inputs="y", started=1.0), b"{}") == keys[0]
 
 
 @pytest.mark.parametrize(
