@@ -66,6 +66,9 @@ class Kept(AccessLog):
         self.lines: list[str] = []
         self._given = style
 
+    def wanted(self) -> bool:
+        return True
+
     def style(self) -> TextLines | JsonLines:
         return self._given
 
@@ -83,7 +86,6 @@ class Kept(AccessLog):
 def test_lines_that_are_alike_are_what_they_are_one_by_one(
     style: Any, ids: list[str], model: str, total_s: float, tokens: int | None
 ) -> None:
-    logging.getLogger("gateway.test-access").setLevel(logging.INFO)
     alike, single = Kept(style()), Kept(style())
     pattern = Alike(alike, "POST /generate 200", route="/generate", status="200", model=model)
     for one in ids:
