@@ -27,9 +27,9 @@ GROUP = "gateway_compiled"
 # What a request or a token passes through. Not here: modules with asynchronous generators or `async with` in
 # hot places, which mypyc cannot compile; pydantic's models, which make themselves at run time; what is not hot.
 MODULES = """
-answers api.names api.tgi_answers api.tgi_events connections fastpath.accounts fastpath.entry fastpath.heads
+aliases answers api.labels api.names api.receipts api.stops api.tgi_answers api.tgi_events connections fastpath.accounts fastpath.entry fastpath.heads
 fastpath.passage fastpath.routes fastpath.text_wish fastpath.wish_anthropic fastpath.wish_native
-fastpath.wish_openai fastpath.wish_tgi fastpath.wishes fastpath.written_wish journey logs metrics_cells preparing
+fastpath.wish_openai fastpath.wish_tgi fastpath.wishes fastpath.written_wish journey logs metrics_cells parameters preparing
 replicas routing scheduler schemas switching.admission switching.books switching.history switching.lifecycle
 switching.moments switching.outlook switching.places switching.promises switching.vocabulary templates tickets
 upstream.alarms upstream.base upstream.bodies upstream.connection upstream.pool upstream.push upstream.tgi_stream
