@@ -32,7 +32,7 @@ APART: Final = ("chat/", "engine/", "supervisor.py")
 
 @dataclass(frozen=True)
 class Code:
-    """How many modules are run as machine code, and, where that was meant and is not so, why."""
+    """How many modules are run as machine code; where that was meant and is not so, why."""
 
     modules: int
     why_not: str | None = None
@@ -43,24 +43,31 @@ class Code:
 
 def use() -> Code:
     """Have the compiled modules imported in place of their sources, if there are any that fit."""
-    folder = os.environ.get(VARIABLE, "")
-    if folder == "off":
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == "off":
         return Code(0)
-    place = Path(folder) if folder else USUAL
+    folder = Path(wanted) if wanted else USUAL
+    if not wanted and not folder.exists():
+        return Code(0)
+    files, why_not = found(folder)
+    if files:
+        sys.meta_path.insert(0, _Finder(files))
+    return Code(max(0, len(files) - 1), why_not)  # one is what all of them share
+
+
+def found(folder: Path) -> tuple[Mapping[str, Path], str | None]:
+    """The files of compiled modules in ``folder``, by the modules' names; or none of them, and why."""
     try:
-        stamp = json.loads((place / STAMP).read_text(encoding="utf-8"))
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
         why_not = outdated(stamp)
-        files = {name: place / file for name, file in stamp["modules"].items()}
+        files = {name: folder / file for name, file in stamp["modules"].items()}
     except FileNotFoundError:
-        return Code(0, f"there is no {place / STAMP}" if folder else None)
+        return {}, f"there is no {folder / STAMP}"
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return Code(0, f"{place / STAMP} cannot be read ({error})")
+        return {}, f"{folder / STAMP} cannot be read ({error})"
     if why_not is None and (lost := [file.name for file in files.values() if not file.exists()]):
         why_not = f"{lost[0]} is gone"
-    if why_not is not None:
-        return Code(0, why_not)
-    sys.meta_path.insert(0, _Finder(files))
-    return Code(len(files) - 1)  # one is what all of them share
+    return ({}, why_not) if why_not is not None else (files, None)
 
 
 def outdated(stamp: Mapping[str, Any]) -> str | None:

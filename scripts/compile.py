@@ -22,14 +22,15 @@ sys.path.insert(0, str(ROOT))
 os.environ["GATEWAY_COMPILED"] = "off"
 
 from gateway import compiled  # noqa: E402
+from scripts.native_records import native  # noqa: E402
 
 GROUP = "gateway_compiled"
 # What a request or a token passes through. Not here: modules with asynchronous generators or `async with` in
 # hot places, which mypyc cannot compile; pydantic's models, which make themselves at run time; what is not hot.
 MODULES = """
-aliases answers api.labels api.names api.receipts api.stops api.tgi_answers api.tgi_events connections fastpath.accounts fastpath.entry fastpath.heads
+aliases answers api.labels api.names api.stops api.tgi_answers api.tgi_events connections fastpath.accounts fastpath.entry fastpath.heads
 fastpath.passage fastpath.routes fastpath.text_wish fastpath.wish_anthropic fastpath.wish_native
-fastpath.wish_openai fastpath.wish_tgi fastpath.wishes fastpath.written_wish journey logs metrics_cells parameters preparing
+fastpath.wish_openai fastpath.wish_tgi fastpath.wishes fastpath.written_wish journey logs metrics_cells preparing
 replicas routing scheduler schemas switching.admission switching.books switching.history switching.lifecycle
 switching.moments switching.outlook switching.places switching.promises switching.vocabulary templates tickets
 upstream.alarms upstream.base upstream.bodies upstream.connection upstream.pool upstream.push upstream.tgi_stream
@@ -71,8 +72,18 @@ def _missing() -> str | None:
 
 def _built(scratch: Path) -> Path | None:
     """The folder with what the compiler made; None when it has failed, and has said why."""
-    result = subprocess.run([sys.executable, __file__, "--within", str(scratch)], cwd=ROOT, check=False)
+    copy = scratch / "sources"
+    shutil.copytree(compiled.PACKAGE, copy / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name in MODULES:
+        path = copy / _path(name)
+        path.write_text(native(path.read_text(encoding="utf-8")), encoding="utf-8")
+    result = subprocess.run([sys.executable, __file__, "--within", str(scratch)], cwd=copy, check=False)
     return scratch / "lib" if result.returncode == 0 else None
+
+
+def _path(name: str) -> str:
+    return f"gateway/{name.replace('.', '/')}.py"
 
 
 def _within(scratch: Path) -> None:
@@ -81,9 +92,8 @@ def _within(scratch: Path) -> None:
     from setuptools import setup
 
     sys.argv = ["compile.py", "--quiet", "build_ext", f"--build-lib={scratch}/lib", f"--build-temp={scratch}/o"]
-    paths = [f"gateway/{name.replace('.', '/')}.py" for name in MODULES]
     # mypy's own cache is for other options: each would throw away the other's.
-    options = [f"--cache-dir={ROOT}/.mypy_cache/compiled", *paths]
+    options = [f"--cache-dir={ROOT}/.mypy_cache/compiled", *map(_path, MODULES)]
     extensions = mypycify(
         options, opt_level="2", debug_level="0", group_name=GROUP, target_dir=str(scratch / "c")
     )
