@@ -6,6 +6,6 @@ from gateway import compiled
 
 __version__ = "0.1.0"
 
-# Before any other module of the package is imported: the one thing that is done at import, since later is too late.
+# The one thing that is done at import: it has to come before any other module of the package is imported.
 CODE: Final = compiled.use()
 """Whether this process runs compiled modules."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compile the gateway's hot modules with mypyc: ``scripts/compile.py [FOLDER]``, as ``make compile`` does.
 
-Into FOLDER (``.compiled``) go the modules, as machine code, and the stamp by which ``gateway/compiled.py`` knows
-whether they still fit. All of them are compiled as one group: calls from one to another are plain calls of C.
+Into FOLDER (``.compiled``) go the modules, as machine code, and the stamp by which ``gateway/compiled.py``
+knows whether they still fit. All are compiled as one group: calls from one to another are plain calls of C.
 """
 
 from __future__ import annotations
@@ -25,17 +25,59 @@ from gateway import compiled  # noqa: E402
 from scripts.native_records import native  # noqa: E402
 
 GROUP = "gateway_compiled"
-# What a request or a token passes through. Not here: modules with asynchronous generators or `async with` in
-# hot places, which mypyc cannot compile; pydantic's models, which make themselves at run time; what is not hot.
-MODULES = """
-aliases answers api.labels api.names api.stops api.tgi_answers api.tgi_events connections fastpath.accounts fastpath.entry fastpath.heads
-fastpath.passage fastpath.routes fastpath.text_wish fastpath.wish_anthropic fastpath.wish_native
-fastpath.wish_openai fastpath.wish_tgi fastpath.wishes fastpath.written_wish journey logs metrics_cells preparing
-replicas routing scheduler schemas switching.admission switching.books switching.history switching.lifecycle
-switching.moments switching.outlook switching.places switching.promises switching.vocabulary templates tickets
-upstream.alarms upstream.base upstream.bodies upstream.connection upstream.pool upstream.push upstream.tgi_stream
-upstream.watch wire.heads wire.sse
-""".split()
+# What a request or a token passes through. Not here: modules with asynchronous generators, which mypyc cannot
+# compile; pydantic's models, which make themselves at run time; errors, whose defaults are attributes of their
+# classes (what is raised would lack them); what is not hot.
+MODULES = [
+    "aliases",
+    "answers",
+    "api.labels",
+    "api.names",
+    "api.stops",
+    "api.tgi_answers",
+    "api.tgi_events",
+    "connections",
+    "fastpath.accounts",
+    "fastpath.entry",
+    "fastpath.heads",
+    "fastpath.passage",
+    "fastpath.routes",
+    "fastpath.text_wish",
+    "fastpath.wish_anthropic",
+    "fastpath.wish_native",
+    "fastpath.wish_openai",
+    "fastpath.wish_tgi",
+    "fastpath.wishes",
+    "fastpath.written_wish",
+    "journey",
+    "logs",
+    "metrics_cells",
+    "preparing",
+    "replicas",
+    "routing",
+    "scheduler",
+    "schemas",
+    "switching.admission",
+    "switching.books",
+    "switching.history",
+    "switching.lifecycle",
+    "switching.moments",
+    "switching.outlook",
+    "switching.places",
+    "switching.promises",
+    "switching.vocabulary",
+    "templates",
+    "tickets",
+    "upstream.alarms",
+    "upstream.bodies",
+    "upstream.connection",
+    "upstream.pool",
+    "upstream.push",
+    "upstream.tgi_stream",
+    "upstream.watch",
+    "wire.heads",
+    "wire.sse",
+]
 
 
 def main() -> int:
@@ -78,8 +120,12 @@ def _built(scratch: Path) -> Path | None:
     for name in MODULES:
         path = copy / _path(name)
         path.write_text(native(path.read_text(encoding="utf-8")), encoding="utf-8")
-    result = subprocess.run([sys.executable, __file__, "--within", str(scratch)], cwd=copy, check=False)
-    return scratch / "lib" if result.returncode == 0 else None
+    command = [sys.executable, __file__, "--within", str(scratch)]
+    result = subprocess.run(command, cwd=copy, check=False, capture_output=True, text=True)
+    if result.returncode == 0:
+        return scratch / "lib"
+    print(f"{result.stdout}{result.stderr}\nNothing was compiled: see above.", file=sys.stderr)
+    return None
 
 
 def _path(name: str) -> str:
@@ -91,7 +137,13 @@ def _within(scratch: Path) -> None:
     from mypyc.build import mypycify
     from setuptools import setup
 
-    sys.argv = ["compile.py", "--quiet", "build_ext", f"--build-lib={scratch}/lib", f"--build-temp={scratch}/o"]
+    sys.argv = [
+        "compile.py",
+        "--quiet",
+        "build_ext",
+        f"--build-lib={scratch}/lib",
+        f"--build-temp={scratch}/o",
+    ]
     # mypy's own cache is for other options: each would throw away the other's.
     options = [f"--cache-dir={ROOT}/.mypy_cache/compiled", *map(_path, MODULES)]
     extensions = mypycify(

@@ -1,9 +1,9 @@
-"""``@record`` in the form of which mypyc makes native classes; used by ``compile.py`` on a copy of the sources.
+"""``@record`` in the form of which mypyc makes native classes; for ``compile.py``, on a copy of the sources.
 
-A decorator that it does not know makes a class an ordinary one to mypyc; one made by ``dataclass`` is native, but
-its ``__init__`` is run by the interpreter, and sets each field through a descriptor. So a record is given the same
-``__init__`` in words, on a line that says nothing to the compiler (the empty one behind the docstring): no line
-changes its number, and tracebacks point into the sources.
+A decorator that it does not know makes a class an ordinary one to mypyc; one made by ``dataclass`` is native,
+but its ``__init__`` is run by the interpreter, and sets each field through a descriptor. So a record is given
+the same ``__init__`` in words, on a line that says nothing to the compiler (the empty one behind the
+docstring): no line changes its number, and tracebacks point into the sources.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def native(source: str) -> str:
         if isinstance(node, ast.ClassDef) and _is_record(node):
             place = node.body[0].end_lineno or 0  # of the docstring; so this is the line behind it
             if lines[place].strip():
-                raise ValueError(f"line {place + 1}: an empty line has to follow the docstring of {node.name}")
+                raise ValueError(
+                    f"line {place + 1}: an empty line has to follow the docstring of {node.name}"
+                )
             lines[place] = "    " + _init(node)
             lines[node.decorator_list[0].lineno - 1] = _DECORATOR
     taken = lines.index(_IMPORT)

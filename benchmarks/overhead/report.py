@@ -37,7 +37,8 @@ All on one machine, in rounds: everybody once, then everybody once more the othe
 `python -m benchmarks.overhead` measures and writes this page (add `--quick` for four minutes). The engine is
 a small Go program that writes TGI's bytes and stamps every token as it leaves; the load client is Go as well.
 Everything of the gateway is on: validation, templates, admission, clocks, metrics, receipts, an access log
-line per request. *compiled* is the same gateway after `make compile`, with its hot modules as machine code.
+line per request. *compiled* is the same gateway after `make compile`, with its hot modules as machine
+code.
 
 Figures are medians of the rounds, with the least and the most behind them where they differ.
 
