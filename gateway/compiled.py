@@ -1,8 +1,8 @@
 """The hot modules as machine code, where ``make compile`` has made it. Nothing here needs a third party.
 
 What was compiled lies in a folder of its own, never beside the sources, with a stamp that says what it was
-made of. It is taken only if every source is still the same, byte for byte. So whoever edits a file runs what the
-file says, and is told how to compile it anew.
+made of. It is taken only if every source is still the same, byte for byte. So whoever edits a file runs what
+the file says, and is told how to compile it anew.
 """
 
 from __future__ import annotations

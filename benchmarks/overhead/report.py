@@ -62,8 +62,8 @@ Figures are medians of the rounds, with the least and the most behind them where
 _GETTING = """## Getting the contenders
 
 The compiled gateway needs gcc and Python's headers; it is built once into the user's cache, and left out
-where that cannot be. Go and nginx come from the system (`apt-get install golang-go nginx-light`); without nginx it is left out,
-without Go nothing can be measured. vllm-router, and with `--litellm` LiteLLM, are installed from PyPI into
+where that cannot be. Go and nginx come from the system (`apt-get install golang-go nginx-light`); without
+nginx it is left out, without Go nothing can be measured. vllm-router, and with `--litellm` LiteLLM, are installed from PyPI into
 environments of their own in the user's cache. The plain gateway is
 [yardstick.py](../benchmarks/overhead/yardstick.py).
 
