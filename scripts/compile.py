@@ -26,8 +26,8 @@ from scripts.native_records import native  # noqa: E402
 
 GROUP = "gateway_compiled"
 # What a request or a token passes through. Not here: modules with asynchronous generators, which mypyc
-# cannot compile; pydantic's models, which make themselves at run time; errors, whose defaults are attributes of their
-# classes (what is raised would lack them); what is not hot.
+# cannot compile; pydantic's models, which make themselves at run time; errors, whose defaults are attributes
+# of their classes (what is raised would lack them); what is not hot.
 MODULES = [
     "aliases",
     "answers",
