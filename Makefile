@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export GATEWAY_CONFIG ?= models/local.yaml
 
-.PHONY: help setup setup-dev fetch-models up down serve chat loadtest compile uncompile test test-all dashboards drawings check fmt lint type imports lock clean
+.PHONY: help setup setup-dev fetch-models up down serve chat loadtest compile uncompile test test-all test-workers dashboards drawings check fmt lint type imports lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,10 +59,15 @@ test: setup-dev ## everything that needs nothing but Python
 
 # With TESTED=1 (as CI says after `make test`) only what `make test` does not have.
 test-all: $(if $(TESTED),,test) ## the same and the lanes that need system parts
+	@$(MAKE) --no-print-directory test-workers
 	@scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh scripts/chromium.sh
 	@scripts/lane.sh containers scripts/docker.sh
 	@scripts/lane.sh instructions scripts/valgrind.sh
 	@scripts/lane.sh compiled scripts/compiler.sh
+
+test-workers: setup-dev ## what is told on the wire, once more with two processes behind each address
+	@TESTS_WORKERS=2 $(PY) -m pytest -q -n 3 --dist loadfile tests/fastpath tests/server_wire \
+	  tests/test_connections.py tests/test_shutdown.py tests/test_serve.py tests/api/test_streams.py
 
 dashboards: setup-dev ## write Grafana's JSON from monitoring/grafana
 	@$(PY) -m monitoring.grafana

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from gateway import keyfile
-from gateway.config import Settings, SettingsError, read_secret
 from gateway.errors import Forbidden, Unauthorized
 from gateway.keyfile import SCOPES, Key, KeyFileError, Scope, digest_of
+from gateway.settings import Settings, SettingsError, read_secret
 
 logger = logging.getLogger("gateway.auth")
 

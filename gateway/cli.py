@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import gc
 import logging
 import math
 import os
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,7 +24,7 @@ from pydantic import ValidationError
 
 from gateway import CODE, __version__, keys_command, registry
 from gateway.auth import Keys
-from gateway.config import Registry, Settings, SettingsError
+from gateway.config import Registry
 from gateway.connections import Connection, Patience
 from gateway.doctor import command as doctor_command
 from gateway.logs import configure_logging
@@ -33,9 +32,13 @@ from gateway.main import create_app, fast_path, wind_down
 from gateway.metrics import Metrics
 from gateway.planning import command as planning
 from gateway.readers import with_card_sizes
+from gateway.settings import Settings, SettingsError
 from gateway.store import command as store
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
+from gateway.workers.crew import Crew
+from gateway.workers.owned import Owned
+from gateway.workers.process import settle
 
 _FETCH = """
 import signal, sys
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="run the gateway")
     serve.add_argument("--hints", action="store_true", help="once it listens, say what to try")
+    serve.add_argument("--workers", type=int, metavar="N", help="processes that answer (GATEWAY_WORKERS)")
     serve.set_defaults(run=_serve)
     prepare = commands.add_parser("prepare", help="fetch the weights of the embedded engine's models")
     prepare.set_defaults(run=_prepare)
@@ -136,29 +140,36 @@ def _settings() -> Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if options.workers is not None:
+        os.environ["GATEWAY_WORKERS"] = str(options.workers)  # where settings are checked
     settings = _settings()
     configure_logging(settings.log_level, settings.log_format)
     _say_whose_code()
-    app = create_app(settings, asyncio.run(with_card_sizes(load_registry(settings.config))))
+    _check_workers(settings)
+    registry = asyncio.run(with_card_sizes(load_registry(settings.config)))
+    app = create_app(settings, registry)
     try:
         listener = _listen(settings)
     except OSError as error:
         print(_cannot_listen(settings, error), file=sys.stderr)  # noqa: T201
         return FAILED
-    patience = Patience(settings.receive_timeout_s, settings.send_timeout_s)
-    connection = partial(Connection, patience=patience, fast=lambda: fast_path(app))
+    patience = Patience.of(settings)
+    more: dict[str, Any] = {"patience": patience, "fast": lambda: fast_path(app)}
+    others = settings.workers - 1
+    crew = Crew(registry, listener, others, settings.drain_s) if others else None
+    connection = partial(Connection, **more) if crew is None else partial(Owned, workers=crew, **more)
     config = uvicorn.Config(
-        app,
+        crew.around(app) if crew is not None else app,
         http=cast(type[asyncio.Protocol], connection),
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=math.ceil(settings.keep_alive_s),
+        timeout_keep_alive=math.ceil(patience.keep_alive_s),
         proxy_headers=False,  # nothing here depends on who asked, or how
         timeout_graceful_shutdown=math.ceil(settings.drain_s),
         lifespan="on",
     )
-    server = _Server(config, app, _hints(settings, listener) if options.hints else None)
+    server = _Server(config, app, _hints(settings, listener) if options.hints else None, crew)
     # uvicorn raises the signal that stopped it once more when all is done. It has been obeyed by then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -215,38 +226,56 @@ def _of_a_living_gateway(path: Path) -> bool:
 class _Server(uvicorn.Server):
     """Says what to try, once it really listens; lets go of who only waits, before it waits for the rest."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, hints: str | None) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, hints: str | None, crew: Crew | None) -> None:
         super().__init__(config)
         self._app = app
         self._hints = hints
+        self._crew = crew
         metrics: Metrics = app.state.metrics
         connections = metrics.level("gateway_open_connections")
-        metrics.sampled_by(lambda: connections.set(len(self.server_state.connections)))
+        metrics.sampled_by(lambda: connections.set(self._connections()))
+
+    def _connections(self) -> int:
+        elsewhere = 0 if self._crew is None else self._crew.connections
+        return len(self.server_state.connections) + elsewhere
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        _settle()
+        settle()
+        if self.started and self._crew is not None:
+            uvicorns: dict[str, Any] = {"config": self.config, "server_state": self.server_state}
+            uvicorns["app_state"] = self.lifespan.state
+            made = partial(self.config.http_protocol_class, **uvicorns)
+            open_here = self.server_state.connections
+            self._crew.begin(self._app.state.services, made, lambda: len(open_here))
         if self.started and self._hints:
             print(self._hints, flush=True)  # noqa: T201
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         wind_down(self._app)
+        if self._crew is not None:
+            self._crew.wind_down()
         await super().shutdown(sockets)
         if self.force_exit:
+            if self._crew is not None:
+                self._crew.kill()
             # A second signal: nothing more is waited for. What is cancelled by that is no news.
             logger = logging.getLogger("uvicorn.error")
             logger.warning("Ended at once: running answers were broken off")
             logger.disabled = True
 
 
-def _settle() -> None:
-    """What is there now stays for good: the collector need not look at it with every few hundred requests.
-
-    Requests leave it nothing, tasks in the background a little: that lies about until it is so many objects.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(2_000, 10, 10)
+def _check_workers(settings: Settings) -> None:
+    """Raises SettingsError where there can be no more than one process."""
+    if settings.workers == 1:
+        return
+    if sys.platform != "linux":
+        raise SettingsError("GATEWAY_WORKERS: more than one process needs Linux.")
+    if settings.transport != "fast" or settings.otlp_endpoint is not None:
+        raise SettingsError(
+            "GATEWAY_WORKERS: more than one process needs the fast path, so GATEWAY_TRANSPORT=fast and no "
+            "GATEWAY_OTLP_ENDPOINT. Unset one of them."
+        )
 
 
 def _listen(settings: Settings) -> socket.socket:

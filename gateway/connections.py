@@ -20,11 +20,13 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.api.context import error_body, new_request_id
+from gateway.cycles import cycle_of
 from gateway.errors import GatewayError, HeadTooLarge, RequestTimeout
 from gateway.fastpath.entry import FastPath
 from gateway.fastpath.heads import Known
 from gateway.fastpath.passage import Passage
 from gateway.fastpath.routes import ROUTES
+from gateway.settings import Settings
 from gateway.tickets import Begun
 from gateway.wire.heads import without_upgrade
 
@@ -43,10 +45,15 @@ GRACE_S: Final = 0.02
 @dataclass(frozen=True, slots=True)
 class Patience:
     """``receive_s``: for the whole head of a request, and for a body that nobody waits for. ``send_s``: for a
-    client that takes nothing of what is there for it."""
+    client that takes nothing of what is there for it. ``keep_alive_s``: between two requests."""
 
     receive_s: float
     send_s: float
+    keep_alive_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Patience:
+        return cls(settings.receive_timeout_s, settings.send_timeout_s, settings.keep_alive_s)
 
 
 class Connection(HttpToolsProtocol):
@@ -99,6 +106,13 @@ class Connection(HttpToolsProtocol):
             self._answering.message_event.set()
         self.resume_writing()
         super().connection_lost(exc)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What knows this connection is let go, so that it goes without the collector, which comes late."""
+        if self.cycle is not None and self.cycle.response_complete:
+            self.cycle = None  # type: ignore[assignment]  # as before the first request
+        self._answering = self._taken = self._idle = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -340,33 +354,7 @@ class Connection(HttpToolsProtocol):
         """A passage could not answer: its request starts on the ordinary way."""
         if self._taken is None:
             raise RuntimeError("there is no request to hand over")
-        known, body = self._taken
-        scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.root_path,
-            **known.request(),
-            "state": {**self.app_state, "begun": begun, **passage.identity()},
-        }
-        cycle = RequestResponseCycle(
-            scope=scope,  # type: ignore[arg-type]  # a TypedDict of uvicorn's
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=passage.keep_alive,
-            on_response=self.on_response_complete,
-        )
-        cycle.body, cycle.more_body = bytearray(body), False
-        cycle.message_event.set()
+        cycle = cycle_of(self, *self._taken, passage, begun)
         if self.cycle is passage:  # type: ignore[comparison-overlap]
             self.cycle = cycle
         self._passage = None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pydantic_core import to_json
@@ -16,6 +16,9 @@ _ESCAPES = {
     for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
 }
 """What ends a line, or what a terminal obeys, and what is written instead."""
+
+PIPE_BYTES: Final = 4096
+"""What Linux writes to a pipe without anything of others in between (PIPE_BUF)."""
 
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     "message",
@@ -90,6 +93,20 @@ class JsonLines(logging.Formatter):
         return to_json({**always, **fields, **always}, fallback=str).decode()
 
 
+def _parts(lines: list[str]) -> Iterator[str]:
+    """The lines in parts of which a pipe takes each as a whole: other processes may write to it, too."""
+    part: list[str] = []
+    size = 0
+    for line in lines:
+        length = len(line.encode("utf-8", "replace")) + 1
+        if part and size + length > PIPE_BYTES:
+            yield "\n".join(part) + "\n"
+            part, size = [], 0
+        part.append(line)
+        size += length
+    yield "\n".join(part) + "\n"
+
+
 class AccessLog:
     """A line for each request, with its fields.
 
@@ -124,8 +141,9 @@ class AccessLog:
         handler, _ = ours
         try:
             with handler.lock or contextlib.nullcontext():
-                handler.stream.write("\n".join(lines) + "\n")
-                handler.flush()
+                for part in _parts(lines):
+                    handler.stream.write(part)
+                    handler.flush()
         except Exception:  # as logging has it: what cannot be logged is no reason to stop
             handler.handleError(self._logger.makeRecord(self._name, logging.INFO, "", 0, lines[0], (), None))
 

@@ -33,7 +33,7 @@ from gateway.api.services import Services
 from gateway.api.shapes import OpenAIError
 from gateway.api.streams import shutting_down
 from gateway.auth import Keys, RequireKey, ThisMachine
-from gateway.config import Registry, Settings, SettingsError, read_secret
+from gateway.config import Registry
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.fastpath.entry import FastPath
 from gateway.fleet import Fleet, Outward
@@ -42,6 +42,7 @@ from gateway.logs import AccessLog
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook, scenario_from
+from gateway.settings import Settings, SettingsError, read_secret
 from gateway.tracing import tracing_for
 from gateway.upstream import ENGINES
 from gateway.upstream.base import EngineClient
@@ -76,15 +77,8 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
             services = await _services(settings, registry, metrics, Outward(http, token, look_up), stack)
             app.state.services = services
             if isinstance(http, EngineHttp) and tracing is None:
-                fast = FastPath(
-                    services,
-                    http,
-                    _pushing(services.generations.engines),
-                    keys,
-                    machine,
-                    _envelope_of,
-                    access_log,
-                )
+                engines = pushing(services.generations.engines)
+                fast = FastPath(services, http, engines, keys, machine, envelope_of, access_log)
                 stack.callback(lambda: fast.end(shutting_down()))
                 app.state.fast_path = fast
             yield
@@ -101,7 +95,7 @@ def create_app(settings: Settings, registry: Registry, *, look_up: LookUp = syst
     app.locked = keys.asked_for
 
     def around(inner: ASGIApp) -> ASGIApp:
-        guarded = RequestContext(RequireKey(inner, keys, machine), metrics, _envelope_of, tracing, access_log)
+        guarded = RequestContext(RequireKey(inner, keys, machine), metrics, envelope_of, tracing, access_log)
         # A browser asks before it sends a key, so this comes first; without origins it is not there.
         return _open_to_pages(guarded, settings.web_pages) if settings.web_pages else guarded
 
@@ -123,7 +117,7 @@ def _add_routes(app: FastAPI) -> None:
     """Every path of the product. All but those in auth.PUBLIC_PATHS ask for a key."""
 
     def add(method: str, path: str, handler: Callable[..., Any]) -> None:
-        on_the_page = described(path, method, handler, _envelope_of(path))
+        on_the_page = described(path, method, handler, envelope_of(path))
         app.add_api_route(path, handler, methods=[method], **on_the_page)
 
     add("POST", "/v1/generate", native.generate)
@@ -173,7 +167,7 @@ async def _services(
     stack: AsyncExitStack,
 ) -> Services:
     engines = {kind: make(outward.http) for kind, make in ENGINES.items()}
-    scenarios = _scenario_book(registry)
+    scenarios = scenario_book(registry)
     fleet = await stack.enter_async_context(Fleet.open(registry, engines, outward, settings.run_dir))
     manager = fleet.manager(metrics)
     metrics.sampled_by(gauges.models(metrics, manager, registry))
@@ -211,7 +205,7 @@ def _supervisor_token(settings: Settings) -> str | None:
     raise SettingsError(f"{variable}={path} is empty. Put the supervisors' token there, or unset it.")
 
 
-def _pushing(engines: Mapping[str, EngineClient]) -> dict[str, TgiEngine]:
+def pushing(engines: Mapping[str, EngineClient]) -> dict[str, TgiEngine]:
     """Those of the kinds whose answers can be handed on as they come."""
     return {kind: engine for kind, engine in engines.items() if isinstance(engine, TgiEngine)}
 
@@ -229,7 +223,7 @@ def wind_down(app: FastAPI) -> None:
         services.manager.wind_down()
 
 
-def _scenario_book(registry: Registry) -> ScenarioBook:
+def scenario_book(registry: Registry) -> ScenarioBook:
     return ScenarioBook(
         scenario_from(
             name,
@@ -248,7 +242,7 @@ def _text(value: Any) -> str | Mapping[str, str | None] | None:
 
 async def _router_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses, in our envelope."""
-    envelope = _envelope_of(request.url.path)
+    envelope = envelope_of(request.url.path)
     return error_response(_as_ours(request, error), request_id_of(request), envelope)
 
 
@@ -271,7 +265,7 @@ ENVELOPES: Mapping[str, Envelope] = {
 """Dialects with an error envelope of their own, by path; what lies below a path has the same one."""
 
 
-def _envelope_of(path: str) -> Envelope:
+def envelope_of(path: str) -> Envelope:
     own = path.rpartition("/v1/")
     if path.startswith("/models/") and own[1]:
         path = f"/v1/{own[2]}"  # the same dialect at a model's own address

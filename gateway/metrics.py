@@ -152,6 +152,12 @@ TABLE = (
     Metric("gateway_engine_restarts_total", "counter", "engines that ended or hung while in", ("model",)),
     Metric("gateway_engine_queue", "gauge", "requests that wait inside the engine, as it says", ("model",)),
     Metric("gateway_engine_batch", "gauge", "requests that the engine works on, as it says", ("model",)),
+    # More processes than one.
+    Metric("gateway_workers", "gauge", "processes that answer beside the first one"),
+    Metric(
+        "gateway_worker_ends_total", "counter", "workers that ended, or hung and were ended, by themselves"
+    ),
+    Metric("gateway_places_lent", "gauge", "places in the engine that workers have, used or not", ("model",)),
     # About the figures themselves.
     Metric("gateway_metrics_dropped_total", "counter", "figures that were lost on their way", ("why",)),
 )

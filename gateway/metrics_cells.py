@@ -17,6 +17,10 @@ _SMALLEST: Final = 1e-9
 _UNSETTLED: Final = 1024
 
 
+Batch = tuple[Sequence[int], float, Sequence[tuple[float, int]]]
+"""Counts by bucket, the sum, and, where they are kept, the values: (value, how often)."""
+
+
 class Count:
     """Something that only grows. ``told`` is what StatsD's listener has been sent of it."""
 
@@ -87,6 +91,27 @@ class Spread:
         self._settle()
         taken, self._fine = self._fine, None if self._fine is None else {}
         return [(total / count, int(count)) for count, total in (taken or {}).values()]
+
+    def drain(self) -> Batch | None:
+        """What came since the last time, to be added elsewhere; None when that is nothing."""
+        self._settle()
+        if not any(self._counts):
+            return None
+        counts, total = self._counts, self._sum
+        self._counts, self._sum = [0] * len(counts), 0.0
+        return counts, total, self.take()
+
+    def absorb(self, batch: Batch) -> None:
+        """Add what one like this one was told."""
+        counts, total, values = batch
+        self._counts = [mine + more for mine, more in zip(self._counts, counts, strict=True)]
+        self._sum += total
+        if self._fine is None:
+            return
+        for value, times in values:
+            near = self._fine.setdefault(_step(value), [0, 0.0])
+            near[0] += times
+            near[1] += value * times
 
     def _settle(self) -> None:
         """In order of size, a whole bucket is found at once: buckets cost, values hardly do."""

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from gateway.device import DeviceMemory
 from gateway.errors import ModelUnavailable
 from gateway.events import EventHub
 from gateway.metrics import Metrics
+from gateway.model_tasks import ModelTasks
 from gateway.operations import Operations
 from gateway.scheduler import (
     Action,
@@ -47,14 +48,13 @@ from gateway.scheduler import (
     WakeAt,
 )
 from gateway.switch_costs import SwitchCosts
-from gateway.tickets import FOUND, Condition, Entry, Progress, Ticket, error_for
+from gateway.tickets import FOUND, Condition, Entry, Lender, Progress, Ticket, error_for
 
 logger = logging.getLogger("gateway.models")
 SUPERVISOR_POLL_S = 1.0
 TAKE_OVER_PROBE_S = 2.0
 SHUTTING_DOWN = "The gateway is shutting down."
 COME_BACK = "Send the request again in a moment."
-Operation = Callable[[Entry], Coroutine[None, None, None]]
 
 
 class ModelManager:
@@ -69,7 +69,9 @@ class ModelManager:
         self._tickets: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._lender: Lender | None = None
+        self.lending = scheduler.lending
+        self._tasks = ModelTasks()
         self._winding_down = False
         self.events = EventHub()
 
@@ -80,18 +82,25 @@ class ModelManager:
 
         ``mark``: a request that was refused because the queue was full is known by it when it comes again.
         """
-        if self._winding_down:
-            self._metrics.count("gateway_rejected_total", model=model, why="shutting_down")
-            raise ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
+        self._refuse_at_the_end(model)
         entry = self._entries[model]
         if not entry.control.managed and self.view(model).state is State.FAILED:
             await self._look_again(entry)
-        ticket = Ticket(self, entry, next(self._ids))
+        ticket, deadline = Ticket(self, entry, next(self._ids)), self.now() + wait_s
+        if self._lender is not None and self.lending.full(model):
+            # It waits, is refused, or has another model go, for requests that really run alone.
+            await self._lender.call_home(model)
+            self._refuse_at_the_end(model)
         self._tickets[ticket.id] = ticket
-        self._dispatch(Arrived(ticket.id, model, deadline=self.now() + wait_s, mark=mark))
+        self._dispatch(Arrived(ticket.id, model, deadline=deadline, mark=mark))
         if ticket.refusal is not None:
             raise ticket.refusal
         return ticket
+
+    def _refuse_at_the_end(self, model: str) -> None:
+        if self._winding_down:
+            self._metrics.count("gateway_rejected_total", model=model, why="shutting_down")
+            raise ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
 
     def place(self, model: str, mark: int) -> Ticket | None:
         """A place in the engine now; None where a request has to wait for one, or is refused."""
@@ -102,12 +111,25 @@ class ModelManager:
         ticket.grant()
         return ticket
 
-    def closed(self, ticket_id: int, *, granted: bool) -> None:
-        """A request ended, or its client left."""
+    def lends_through(self, lender: Lender) -> None:
+        """Places may be lent from now on, and ``lender`` knows which are."""
+        self._lender = lender
+
+    def lend(self, model: str) -> Ticket | None:
+        """A place in the engine for requests to come, in another process; None where there is none."""
+        number = next(self._ids)
+        if self._winding_down or not self.lending.take(number, model, self.now()):
+            return None
+        ticket = self._tickets[number] = Ticket(self, self._entries[model], number)
+        ticket.grant()
+        return ticket
+
+    def closed(self, ticket_id: int, *, granted: bool, at: float | None = None) -> None:
+        """A request ended, or its client left. ``at``: when a lent place was used the last time."""
         self._tickets.pop(ticket_id, None)
         if granted and self._scheduler.ended_quietly(ticket_id, self.now()):
             return
-        self._dispatch(Finished(ticket_id) if granted else Left(ticket_id))
+        self._dispatch(Finished(ticket_id, at) if granted else Left(ticket_id))
 
     def outlook(self, ticket_id: int) -> Outlook:
         try:
@@ -125,7 +147,7 @@ class ModelManager:
         if not self._is_in(model):
             return
         if not silent or entry.replicas.several:
-            self._spawn(self.look(model, reason))
+            self._tasks.spawn(self.look(model, reason))
         elif self.now() - entry.heard_at >= entry.silence_s:
             self._dispatch(Died(model, reason))
 
@@ -145,7 +167,7 @@ class ModelManager:
         """One look serves all who ask for one meanwhile."""
         if entry.look is None or entry.look.done():
             entry.look = asyncio.create_task(entry.control.condition(entry.probe_s))
-            self._hold(entry.look)
+            self._tasks.hold(entry.look)
         return await asyncio.shield(entry.look)
 
     # ------------------------------------------------------------ for people
@@ -192,7 +214,7 @@ class ModelManager:
         for entry, condition in zip(self._entries.values(), conditions, strict=True):
             self._take_over(entry, condition)
         for device in {entry.device for entry in self._entries.values() if entry.device is not None}:
-            self._spawn(device.watch(partial(self.resident_on, device), self.report))
+            self._tasks.spawn(device.watch(partial(self.resident_on, device), self.report))
         self._dispatch(Tick())
         try:
             yield
@@ -224,10 +246,7 @@ class ModelManager:
     async def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.end()
         self.events.close()
 
     def now(self) -> float:
@@ -241,6 +260,8 @@ class ModelManager:
             self._metrics.count("gateway_engine_restarts_total", model=event.model)
         for action in self._scheduler.handle(event, self.now()):
             self._do(action)
+        if self._lender is not None:
+            self._lender.look()
 
     def _do(self, action: Action) -> None:
         match action:
@@ -249,11 +270,11 @@ class ModelManager:
             case Refuse():
                 self._refuse(action)
             case Start(model):
-                self._operate(self._entries[model], self._operations.start)
+                self._tasks.operate(self._entries[model], self._operations.start)
             case CancelStart(model):
-                self._operate(self._entries[model], partial(self._operations.stop, force=True))
+                self._tasks.operate(self._entries[model], partial(self._operations.stop, force=True))
             case Stop(model, force):
-                self._operate(self._entries[model], partial(self._operations.stop, force=force))
+                self._tasks.operate(self._entries[model], partial(self._operations.stop, force=force))
             case Changed():
                 self._changed(action)
             case WakeAt(at):
@@ -287,7 +308,7 @@ class ModelManager:
         elif change.state in (State.STOPPING, State.FAILED, State.STOPPED):
             self._unwatch(entry)
             if not entry.control.managed:
-                self._operate(entry, self._await_return)
+                self._tasks.operate(entry, self._await_return)
             elif not entry.control.available and change.state is not State.STOPPING:
                 self._await_supervisor(entry)
         self._publish(entry, change.state, change.reason)
@@ -303,33 +324,7 @@ class ModelManager:
             if not ticket.granted:
                 ticket.tell()
 
-    # ------------------------------------------------------------ what takes long
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._hold(task)
-        return task
-
-    def _hold(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a task of the model manager failed", exc_info=error)
-
-    def _operate(self, entry: Entry, what: Operation) -> None:
-        """One operation per model at a time: a new one takes the place of what was under way."""
-        before = entry.operation
-        if before is not None:
-            before.cancel()
-        entry.operation = self._spawn(self._after(before, what, entry))
-
-    async def _after(self, before: asyncio.Task[None] | None, what: Operation, entry: Entry) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        await what(entry)
+    # ------------------------------------------------------------ for those who carry it out
 
     def progressed(self, entry: Entry, progress: Progress) -> None:
         """A start says how far it is."""
@@ -351,7 +346,7 @@ class ModelManager:
 
     def _watch(self, entry: Entry) -> None:
         self._unwatch(entry)
-        entry.watcher = self._spawn(self._watched(entry))
+        entry.watcher = self._tasks.spawn(self._watched(entry))
 
     def _unwatch(self, entry: Entry) -> None:
         if entry.watcher is not None and entry.watcher is not asyncio.current_task():
@@ -381,7 +376,7 @@ class ModelManager:
 
     def _await_supervisor(self, entry: Entry) -> None:
         if entry.scout is None or entry.scout.done():
-            entry.scout = self._spawn(self._scouted(entry))
+            entry.scout = self._tasks.spawn(self._scouted(entry))
 
     async def _scouted(self, entry: Entry) -> None:
         """Nothing can be asked of this model before its supervisor is there; then, see what runs."""

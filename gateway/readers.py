@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from pydantic import ByteSize
 
-from gateway.config import DeviceSpec, Registry, SettingsError
+from gateway.config import DeviceSpec, Registry
 from gateway.memory import MemoryReader, Reading
+from gateway.settings import SettingsError
 
 log = logging.getLogger(__name__)
 

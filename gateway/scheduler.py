@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from gateway.switching import outlook
 from gateway.switching.admission import has_place, next_place_s, refused_because
 from gateway.switching.books import Device, Model, Request, cheapest_victims, room_complaint, want_preloads
+from gateway.switching.lending import Lending
 from gateway.switching.lifecycle import Lifecycle
 from gateway.switching.moments import next_wake, return_at
 from gateway.switching.vocabulary import (
@@ -106,6 +107,7 @@ class Scheduler:
         self._models: dict[str, Model] = {}
         self._armed: float | None = None
         self._begun = False
+        self.lending = Lending(self._models, self._devices, self._requests)
         for model in models:
             self._add(model, now)
         if policy.default_model is not None and policy.default_model not in self._models:
@@ -247,7 +249,8 @@ class Scheduler:
             model.history.service.add(now - request.granted_at)
             model.history.occupancy.add(now - request.granted_at)
         if model.idle:
-            model.idle_since = now
+            at = event.at if isinstance(event, Finished) else None
+            model.idle_since = now if at is None else max(model.idle_since, at)
         return (self._device(model),)
 
     # Decisions

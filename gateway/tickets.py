@@ -110,7 +110,19 @@ class Owner(Protocol):
     def outlook(self, ticket_id: int) -> Outlook: ...
     def examine(self, model: str, reason: str, *, silent: bool) -> None: ...
     async def look(self, model: str, reason: str) -> None: ...
-    def closed(self, ticket_id: int, *, granted: bool) -> None: ...
+    def closed(self, ticket_id: int, *, granted: bool, at: float | None = None) -> None: ...
+
+
+class Lender(Protocol):
+    """Has places in engines with other processes."""
+
+    def look(self) -> None:
+        """Something was decided: what is lent may be wanted now. Must be quick."""
+        ...
+
+    async def call_home(self, model: str) -> None:
+        """Return once nothing is lent and unused on the model's device, or a little later."""
+        ...
 
 
 class Ticket:
@@ -220,11 +232,12 @@ class Ticket:
         """Nothing answered at the engine's address. Returns once the manager has looked, and knows."""
         await self._manager.look(self._entry.id, f"nothing answers at {self._entry.control.url}")
 
-    def close(self) -> None:
+    def close(self, at: float | None = None) -> None:
+        """``at``: for a place that was lent, when it was used the last time."""
         self.left("unknown")
         if not self._closed:
             self._closed = True
-            self._manager.closed(self.id, granted=self.granted)
+            self._manager.closed(self.id, granted=self.granted, at=at)
 
     # The manager's side.
 

@@ -18,8 +18,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from gateway import __version__
-from gateway.config import Settings, SettingsError
 from gateway.metrics import Metrics
+from gateway.settings import Settings, SettingsError
 from gateway.trail import Stage, Trail
 
 STANDARD: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"

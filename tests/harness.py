@@ -114,14 +114,23 @@ def start_echo(folder: Path, **options: Any) -> Running:
 
 
 def start_gateway(folder: Path, registry: Mapping[str, Any], **settings: Any) -> Running:
-    """A gateway of its own process. ``settings`` become GATEWAY_… variables."""
+    """A gateway of its own process. ``settings`` become GATEWAY_… variables.
+
+    With TESTS_WORKERS=2 in the environment, every one that is started here has a worker, but for those that
+    cannot have any: with traces there is no fast path.
+    """
     port = free_port()
     config = folder / f"models-{port}.yaml"
     config.write_text(yaml.safe_dump(dict(registry)), encoding="utf-8")
     env = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
     env |= {"GATEWAY_CONFIG": str(config), "GATEWAY_PORT": str(port), "GATEWAY_RUN_DIR": str(folder / "run")}
+    if not {"otlp_endpoint", "transport"} & {*settings}:
+        env = {"GATEWAY_WORKERS": os.environ.get("TESTS_WORKERS", ""), **env}
     command = [sys.executable, "-m", "gateway", "serve"]
-    return launch(command, f"http://127.0.0.1:{port}", folder / f"gateway-{port}.log", env)
+    running = launch(command, f"http://127.0.0.1:{port}", folder / f"gateway-{port}.log", env)
+    if int(env.get("GATEWAY_WORKERS") or 1) > 1:
+        until(lambda: "processes answer" in running.output, "the workers to be ready", START_S)
+    return running
 
 
 def model(url: str, **record: Any) -> dict[str, Any]:

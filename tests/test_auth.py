@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gateway.auth import Keys, ThisMachine
-from gateway.config import Settings, SettingsError
 from gateway.errors import Forbidden, Unauthorized
 from gateway.main import _supervisor_token
+from gateway.settings import Settings, SettingsError
 
 
 @pytest.mark.parametrize("text", ["", "\n \n", "# only a comment\n"])

@@ -10,7 +10,7 @@ import pytest
 from harness import Running, model
 from pydantic import ValidationError
 
-from gateway.config import Settings
+from gateway.settings import Settings
 
 PAGE, OTHER = "https://chat.example.com", "https://evil.example.com"
 Start = Callable[..., Running]

@@ -25,13 +25,14 @@ from gateway.api.receipts import ReceiptBody
 from gateway.auth import PUBLIC_PATHS
 from gateway.chat.language import texts_for
 from gateway.chat.main import build_parser
-from gateway.config import Record, Settings
+from gateway.config import Record
 from gateway.engine.__main__ import parser as engine_parser
 from gateway.errors import GatewayError
 from gateway.main import create_app
 from gateway.metrics import TABLE
 from gateway.parameters import Parameters
 from gateway.scenarios import BUILT_IN
+from gateway.settings import Settings
 from gateway.switching.vocabulary import Phase, State
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES

@@ -21,9 +21,9 @@ from harness import Running, echo_command, start_gateway
 from pydantic_core import from_json
 
 from gateway import cli
-from gateway.config import Settings
 from gateway.main import create_app
 from gateway.metrics import TABLE
+from gateway.settings import Settings
 
 DOCS = REPOSITORY / "docs"
 API = DOCS / "API.md"

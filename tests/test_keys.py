@@ -13,9 +13,9 @@ from harness import model, start_gateway, until
 from gateway import keyfile
 from gateway.auth import RELOAD_S, Keys, scope_of
 from gateway.cli import main
-from gateway.config import Settings, SettingsError
 from gateway.errors import Forbidden, Unauthorized
 from gateway.keyfile import KeyFileError
+from gateway.settings import Settings, SettingsError
 
 
 class Clock:

@@ -29,10 +29,10 @@ import gateway
 from gateway import cli
 from gateway.api.native import GenerateAnswer, GenerateBody, RenderBody
 from gateway.api.openai_bodies import ChatBody
-from gateway.config import Settings
 from gateway.engine import wheel
 from gateway.main import create_app
 from gateway.scenarios import BUILT_IN
+from gateway.settings import Settings
 
 LOCAL = cli.load_registry(REPOSITORY / "models" / "local.yaml")
 

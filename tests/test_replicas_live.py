@@ -16,9 +16,9 @@ import uvicorn
 from fastapi import FastAPI
 from harness import Running, echo_command, events_of, free_port, launch, model, start_echo, until
 
-from gateway.config import Settings
 from gateway.main import create_app
 from gateway.registry import parse
+from gateway.settings import Settings
 from gateway.upstream.names import LookUp
 
 PROMPT = {"inputs": "a b c d e f g h i j", "scenario": "raw"}

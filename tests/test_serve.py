@@ -29,8 +29,8 @@ from pydantic import SecretStr
 
 from gateway.auth import PUBLIC_PATHS
 from gateway.cli import _hints, load_registry
-from gateway.config import Settings
 from gateway.main import create_app
+from gateway.settings import Settings
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

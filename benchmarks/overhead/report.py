@@ -63,8 +63,8 @@ _GETTING = """## Getting the contenders
 
 The compiled gateway needs gcc and Python's headers; it is built once into the user's cache, and left out
 where that cannot be. Go and nginx come from the system (`apt-get install golang-go nginx-light`); without
-nginx it is left out, without Go nothing can be measured. vllm-router, and with `--litellm` LiteLLM, are installed from PyPI into
-environments of their own in the user's cache. The plain gateway is
+nginx it is left out, without Go nothing can be measured. vllm-router, and with `--litellm` LiteLLM, are
+installed from PyPI into environments of their own in the user's cache. The plain gateway is
 [yardstick.py](../benchmarks/overhead/yardstick.py).
 
 A program of yours takes part with `--source-port 9900 --also 'mine=chat+http://127.0.0.1:9901'`: start it at

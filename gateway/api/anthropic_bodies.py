@@ -20,6 +20,7 @@ from gateway.api.tool_bodies import MAX_TOOLS, conversation, messages
 from gateway.errors import GatewayError, InvalidRequest, NotSupported
 from gateway.generation import GenerationRequest
 from gateway.parameters import I32_MAX, MAX_STOP_SEQUENCES, U32_MAX, StopSequence
+from gateway.wire.json import KEYS_ALONE
 
 MAX_MESSAGES: Final = 1000
 MAX_OWN_STOPS: Final = 64
@@ -52,7 +53,11 @@ class CountBody(BaseModel):
     """Body of /v1/messages/count_tokens."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=null_is_left_out
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        cache_strings=KEYS_ALONE,
+        json_schema_extra=null_is_left_out,
     )
 
     model: NonEmptyName = Field(description="model or alias")

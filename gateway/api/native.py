@@ -31,6 +31,7 @@ from gateway.parameters import Parameters, given_in
 from gateway.routing import Asked, Who
 from gateway.schemas import Language, Message, RawTokens, Role, Token
 from gateway.tickets import Begun
+from gateway.wire.json import KEYS_ALONE
 from gateway.wire.sse import encode_event
 
 MAX_MESSAGES = 1000
@@ -51,7 +52,9 @@ class MessageBody(BaseModel):
 class PromptBody(BaseModel):
     """What a prompt is made of."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=null_is_left_out)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, cache_strings=KEYS_ALONE, json_schema_extra=null_is_left_out
+    )
 
     model_id: NonEmptyName | None = Field(None, description="model or alias; left out: the default model")
     inputs: str | None = Field(None, min_length=1, description="the text; instead of messages")

@@ -11,6 +11,7 @@ from gateway.api.bodies import null_is_left_out
 from gateway.api.tool_bodies import TOOL_NAME
 from gateway.errors import InvalidRequest, NotSupported
 from gateway.schemas import Tool, ToolCall, ToolMode
+from gateway.wire.json import KEYS_ALONE
 
 FUNCTIONS_HINT: Final = "Use tools and tool_choice, which have taken its place."
 ToolName = Annotated[str, Field(pattern=TOOL_NAME)]
@@ -20,7 +21,11 @@ class OpenAiBody(BaseModel):
     """Base of OpenAI's bodies: what is unknown is ignored, and null is the same as left out."""
 
     model_config = ConfigDict(
-        extra="ignore", strict=True, allow_inf_nan=False, json_schema_extra=null_is_left_out
+        extra="ignore",
+        strict=True,
+        allow_inf_nan=False,
+        cache_strings=KEYS_ALONE,
+        json_schema_extra=null_is_left_out,
     )
 
     @model_validator(mode="before")

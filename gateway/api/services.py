@@ -7,11 +7,12 @@ from typing import cast
 
 from fastapi import Request
 
-from gateway.config import Registry, Settings
+from gateway.config import Registry
 from gateway.generation import Generations
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
 from gateway.scenarios import ScenarioBook
+from gateway.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

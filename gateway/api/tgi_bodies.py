@@ -14,6 +14,7 @@ from gateway.errors import EngineError, GatewayError, InvalidRequest, Overloaded
 from gateway.parameters import Grammar, Parameters
 from gateway.schemas import Role
 from gateway.upstream.base import Truncated
+from gateway.wire.json import KEYS_ALONE
 
 MAX_MESSAGES: Final = 1000
 
@@ -35,7 +36,7 @@ class TgiParameters(Parameters):
 class TgiBody(BaseModel):
     """A request of TGI's own API. Unknown fields are ignored."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True, cache_strings=KEYS_ALONE)
 
     inputs: str = Field(min_length=1, description="the prompt, sent as it is")
     parameters: TgiParameters | None = Field(None, description="left out altogether: TGI samples")
@@ -70,7 +71,7 @@ def _text_of(part: object) -> str:
 class TgiChatBody(BaseModel):
     """A conversation to be rendered and split into tokens."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True, cache_strings=KEYS_ALONE)
 
     model: Name | None = Field(None, description="model or alias; `tgi` and `dummy`: the default model")
     messages: tuple[TgiMessage, ...] = Field(min_length=1, max_length=MAX_MESSAGES, strict=False)

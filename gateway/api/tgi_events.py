@@ -8,6 +8,7 @@ from typing import Final
 from pydantic_core import from_json
 
 from gateway.schemas import RawTokens, Token
+from gateway.wire.json import KEYS_ALONE
 
 # Quotes inside a text would be escaped, so these can only be the fields. A text with an escape in it is left
 # to those who read JSON: the same character can be written in several ways.
@@ -25,7 +26,7 @@ def plain_text(event: bytes) -> bytes | None:
 
 def token_of(event: bytes) -> Token:
     """The token of an event."""
-    token = from_json(event.removeprefix(b"data: "))["token"]
+    token = from_json(event.removeprefix(b"data: "), cache_strings=KEYS_ALONE)["token"]
     return Token(token["text"], token.get("id"), token.get("logprob"), bool(token.get("special")))
 
 

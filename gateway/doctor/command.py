@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from gateway.config import Registry, Settings, SettingsError
+from gateway.config import Registry
 from gateway.doctor import containers, machine, models
 from gateway.doctor.findings import Finding, Level, Surroundings, failure, ok
 from gateway.registry import RegistryError
+from gateway.settings import Settings, SettingsError
 
 MARKS: dict[Level, str] = {"ok": "ok     ", "warning": "warning", "failure": "FAILURE"}
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway.config import Registry, Settings
+from gateway.config import Registry
+from gateway.settings import Settings
 
 Level = Literal["ok", "warning", "failure"]
 COMMAND_TIMEOUT_S = 10.0

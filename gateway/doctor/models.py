@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway.auth import Keys
-from gateway.config import ModelSpec, SettingsError, read_secret
+from gateway.config import ModelSpec
 from gateway.doctor.findings import Finding, Surroundings, failure, first_line, ok, warning
 from gateway.doctor.machine import folder_of
+from gateway.settings import SettingsError, read_secret
 from gateway.upstream.address import shown
 
 PROBE_TIMEOUT_S = 5.0

@@ -11,12 +11,12 @@ from typing import Final, Protocol
 from gateway import parameters as rules
 from gateway.api.bodies import check_content_type
 from gateway.api.context import Envelope, incoming_id, trace_headers
-from gateway.api.services import Services
 from gateway.auth import Keys, ThisMachine
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
 from gateway.fastpath import accounts
 from gateway.fastpath.heads import Headers, Heads, Known
+from gateway.fastpath.means import Means
 from gateway.fastpath.passage import Client, Passage
 from gateway.fastpath.routes import ROUTES
 from gateway.fastpath.wishes import Head, Wish
@@ -47,7 +47,7 @@ class FastPath:
 
     def __init__(
         self,
-        services: Services,
+        means: Means,
         http: EngineHttp,
         engines: Mapping[str, Pushes],
         keys: Keys,
@@ -57,23 +57,23 @@ class FastPath:
     ) -> None:
         """``engines``: those of the kinds that can push. ``machine``: who may ask where no key is needed."""
         self.http = http
-        self.metrics = services.metrics
+        self.metrics = means.metrics
         self.access_log = access_log
         # What the ordinary way says where pages of other origins may ask. Those that do ask go that way.
-        self.vary = "vary: Origin\r\n" if services.settings.web_pages else ""
+        self.vary = "vary: Origin\r\n" if means.settings.web_pages else ""
         self._dice = Random()  # noqa: S311  an id of a request is no secret
-        self._services = services
-        self._line = services.generations
-        self._manager = services.manager
+        self._means = means
+        self._line = means.generations
+        self._manager = means.manager
         self._engines = engines
         self._keys = keys
         self._machine = machine
-        self._max_body_bytes = services.settings.max_body_bytes
+        self._max_body_bytes = means.settings.max_body_bytes
         self.heads = Heads()
         self.opening: tuple[object, bytes] = (None, b"")
         """What answers of status 200 begin with, and what that was made of."""
         self.alarms = Alarms()
-        self._pages = bool(services.settings.web_pages)
+        self._pages = bool(means.settings.web_pages)
         self._envelope_of = envelope_of
         self._accounts: dict[tuple[str, str], accounts.Accounts] = {}
         self._clocks: dict[str, Clocks] = {}
@@ -105,7 +105,7 @@ class FastPath:
                 self._keys.check(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
             request_id = known.request_id or f"{self._dice.getrandbits(64):016x}"
             head = Head(known, request_id, started)
-            wish = ROUTES[known.url](head, body, self._services)
+            wish = ROUTES[known.url](head, body, self._means)
             return None if wish is None else self._passage(client, wish, head)
         except GatewayError:
             return None  # it is refused on the ordinary way, in words

@@ -108,6 +108,11 @@ class Passage:
         self.keep_alive = head.known.keep_alive
         self.response_complete = self.disconnected = False
 
+    @property
+    def model(self) -> str:
+        """Who answers."""
+        return self._prepared.spec.id
+
     def begin(self) -> None:
         """Call the engine. A failure may be known before this returns."""
         prepared, asked, path = self._prepared, self._wish.asked, self._path

@@ -14,9 +14,9 @@ from gateway.api.anthropic_bodies import MessagesBody, request_of
 from gateway.api.bodies import parse
 from gateway.api.reading import Reader
 from gateway.api.receipts import origin_headers, receipt_headers
-from gateway.api.services import Services
 from gateway.api.streams import SSE_HEADERS
 from gateway.errors import GatewayError
+from gateway.fastpath.means import Means
 from gateway.fastpath.text_wish import TextWish
 from gateway.fastpath.wishes import Head, Wish
 from gateway.preparing import GenerationRequest
@@ -45,12 +45,12 @@ class MessageWish(TextWish):
         return anthropic.error_event(error, self._reply)
 
 
-def messages(head: Head, raw: bytes, services: Services) -> Wish | None:
+def messages(head: Head, raw: bytes, means: Means) -> Wish | None:
     """``POST /v1/messages``. A whole answer with stop strings is read token by token on the ordinary way."""
     body = parse(raw, MessagesBody)
     if body.tools or (body.stop_sequences and not body.stream):
         return None
-    spec = services.generations.routing.direct(body.model)
+    spec = means.generations.routing.direct(body.model)
     if spec is None:
         return None
     asked = replace(request_of(body, head.started), who=Who(spec))

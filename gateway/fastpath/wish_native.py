@@ -11,9 +11,9 @@ from gateway.api import native
 from gateway.api.bodies import parse
 from gateway.api.native import GenerateBody
 from gateway.api.receipts import origin_headers, receipt_headers
-from gateway.api.services import Services
 from gateway.api.streams import SSE_HEADERS
 from gateway.errors import GatewayError
+from gateway.fastpath.means import Means
 from gateway.fastpath.wishes import Head, Wish
 from gateway.fastpath.written_wish import WrittenWish
 from gateway.preparing import GenerationRequest
@@ -39,12 +39,12 @@ class NativeWish(WrittenWish):
         return native.error_event(error, self._request_id)
 
 
-def generate(head: Head, raw: bytes, services: Services) -> Wish | None:
+def generate(head: Head, raw: bytes, means: Means) -> Wish | None:
     """``POST /v1/generate``."""
     body = parse(raw, GenerateBody)
     if body.fallback:
         return None
-    spec = services.generations.routing.direct(body.model_id)
+    spec = means.generations.routing.direct(body.model_id)
     if spec is None:
         return None
     return NativeWish(native.asked_for(body, head.started, Who(spec)), head.request_id)

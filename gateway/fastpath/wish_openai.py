@@ -23,10 +23,10 @@ from gateway.api.openai_bodies import (
 from gateway.api.openai_choices import numbered
 from gateway.api.reading import Ended, Reader, Said
 from gateway.api.receipts import origin_headers, receipt_headers
-from gateway.api.services import Services
 from gateway.api.streams import SSE_HEADERS
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
+from gateway.fastpath.means import Means
 from gateway.fastpath.text_wish import TextWish
 from gateway.fastpath.wishes import Head, Wish
 from gateway.preparing import GenerationRequest
@@ -61,13 +61,13 @@ def _events(stream: Stream, model_id: str, piece: Said | Ended) -> bytes:
     return stream.events(numbered(piece, 0, model_id))
 
 
-def chat(head: Head, raw: bytes, services: Services) -> Wish | None:
+def chat(head: Head, raw: bytes, means: Means) -> Wish | None:
     """``POST /v1/chat/completions``."""
     body = parse(raw, ChatBody)
-    spec = _spec(body, services)
+    spec = _spec(body, means)
     if spec is None or body.logprobs or body.tools:
         return None
-    asked = chat_requests(body, spec, services.scenarios, head.started)[0]
+    asked = chat_requests(body, spec, means.scenarios, head.started)[0]
     if asked.conversation is not None:
         return None
     who = Who(spec)
@@ -75,10 +75,10 @@ def chat(head: Head, raw: bytes, services: Services) -> Wish | None:
     return OpenAiWish(replace(asked, who=who), reply, include_usage=body.stream_options.include_usage)
 
 
-def completion(head: Head, raw: bytes, services: Services) -> Wish | None:
+def completion(head: Head, raw: bytes, means: Means) -> Wish | None:
     """``POST /v1/completions``."""
     body = parse(raw, CompletionBody)
-    spec = _spec(body, services)
+    spec = _spec(body, means)
     if spec is None or body.logprobs is not None or len(body.prompt) > 1:
         return None
     asked, who = completion_requests(body, spec, head.started)[0], Who(spec)
@@ -86,9 +86,9 @@ def completion(head: Head, raw: bytes, services: Services) -> Wish | None:
     return OpenAiWish(replace(asked, who=who), reply, include_usage=body.stream_options.include_usage)
 
 
-def _spec(body: SamplingBody, services: Services) -> ModelSpec | None:
+def _spec(body: SamplingBody, means: Means) -> ModelSpec | None:
     """Who answers; None for the ordinary way, on which whole answers with stop strings are read by tokens."""
     if body.n > 1 or (body.stop and not body.stream):
         return None
-    routing = services.generations.routing
+    routing = means.generations.routing
     return routing.direct(model_asked(body.model, routing.names))

@@ -11,10 +11,10 @@ from gateway.answers import Answer
 from gateway.api import tgi, tgi_answers
 from gateway.api.bodies import parse
 from gateway.api.names import model_asked
-from gateway.api.services import Services
 from gateway.api.streams import SSE_HEADERS
 from gateway.api.tgi_bodies import TgiBody
 from gateway.errors import GatewayError
+from gateway.fastpath.means import Means
 from gateway.fastpath.wishes import Head, Wish
 from gateway.fastpath.written_wish import WrittenWish
 from gateway.preparing import GenerationRequest
@@ -42,19 +42,19 @@ class TgiWish(WrittenWish):
         return tgi_answers.error_event(error)
 
 
-def whole(head: Head, raw: bytes, services: Services) -> Wish | None:
+def whole(head: Head, raw: bytes, means: Means) -> Wish | None:
     """``POST /generate``. With details each token is wanted, and then nothing is gained here."""
     body = parse(raw, TgiBody)
-    return None if tgi_answers.details_asked(body) else _wish(head, body, services, stream=False)
+    return None if tgi_answers.details_asked(body) else _wish(head, body, means, stream=False)
 
 
-def stream(head: Head, raw: bytes, services: Services) -> Wish | None:
+def stream(head: Head, raw: bytes, means: Means) -> Wish | None:
     """``POST /generate_stream``."""
-    return _wish(head, parse(raw, TgiBody), services, stream=True)
+    return _wish(head, parse(raw, TgiBody), means, stream=True)
 
 
-def _wish(head: Head, body: TgiBody, services: Services, *, stream: bool) -> Wish | None:
-    routing, given = services.generations.routing, head.known.headers.get(MODEL_HEADER)
+def _wish(head: Head, body: TgiBody, means: Means, *, stream: bool) -> Wish | None:
+    routing, given = means.generations.routing, head.known.headers.get(MODEL_HEADER)
     name = None if given is None else model_asked(given.decode("latin-1"), routing.names)
     spec = routing.direct(name)
     if spec is None:

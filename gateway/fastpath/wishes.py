@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway.answers import Answer
-from gateway.api.services import Services
 from gateway.errors import GatewayError
 from gateway.fastpath.heads import Known
+from gateway.fastpath.means import Means
 from gateway.preparing import GenerationRequest, Prepared
 from gateway.records import record
 from gateway.schemas import RawTokens, Token
@@ -72,6 +72,6 @@ class Wish(Protocol):
         ...
 
 
-Read = Callable[[Head, bytes, Services], Wish | None]
-"""(head, body, services) → wish; None for what takes the ordinary way. Raises GatewayError for what will be
+Read = Callable[[Head, bytes, Means], Wish | None]
+"""(head, body, means) → wish; None for what takes the ordinary way. Raises GatewayError for what will be
 refused there."""

@@ -62,6 +62,7 @@ class Model:
     makes_room_for: Model | None = None  # why it drains; None for an unload, which is not taken back
     claim: bool = False  # its hand-over has begun: the memory that is being freed is for it
     replicas: int = 1
+    unused: int = 0  # of ``running``: lent slots (lending.py) in which nothing runs
     soonest_due: float = math.inf  # over ``waiting``
     soonest_deadline: float = math.inf
 
@@ -173,7 +174,7 @@ class Model:
             since=self.since,
             reason=self.reason,
             waiting=len(self.waiting),
-            in_flight=len(self.running),
+            in_flight=max(0, len(self.running) - self.unused),
             last_start_s=self.history.load.last(),
             footprint_bytes=self.footprint_bytes,
             retry_at=self.retry_at if self.state is State.FAILED else None,

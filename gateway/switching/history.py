@@ -10,6 +10,8 @@ WEIGHT_OF_NEWEST = 0.2
 WEIGHT_OF_NEWEST_OF_MANY = 0.03
 """A queue takes as long as the mean of many requests, which differ much in length."""
 KEPT_DURATIONS = 5
+MOST_TOGETHER = 50
+"""So many equal values move a mean as far as it goes."""
 GUESSED_LOAD_S_PER_GB = 5.0
 """Ranks models that were never loaded, before anything is measured. A client sees it only as Retry-After."""
 GUESSED_STOP_S = 5.0
@@ -68,6 +70,13 @@ class History:
     def arrived(self, now: float) -> None:
         if self.last_arrival is not None:
             self.gap.add(now - self.last_arrival)
+        self.last_arrival = now
+
+    def arrived_together(self, count: int, now: float) -> None:
+        """So many have come since the last one, nobody noted when."""
+        last = self.last_arrival
+        for _ in range(min(count, MOST_TOGETHER) if last is not None else 0):
+            self.gap.add((now - (last or now)) / count)
         self.last_arrival = now
 
     def arrival_rate(self, now: float) -> float:

@@ -92,9 +92,13 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A granted request ended, well or not. Its permit is released."""
+    """A granted request ended, well or not. Its permit is released.
+
+    ``at``: when a slot that was lent was used the last time; None: now.
+    """
 
     request_id: int
+    at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

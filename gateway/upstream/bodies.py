@@ -11,6 +11,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from gateway.errors import EngineError, InvalidRequest
 from gateway.schemas import Clocks
 from gateway.upstream.exchange import Call
+from gateway.wire.json import KEYS_ALONE
 
 
 def json_body(body: Mapping[str, object]) -> bytes:
@@ -32,7 +33,7 @@ def json_body(body: Mapping[str, object]) -> bytes:
 def object_of(data: bytes, call: Call) -> dict[str, Any]:
     """The JSON object in ``data``. Raises EngineError."""
     try:
-        body = from_json(data)
+        body = from_json(data, cache_strings=KEYS_ALONE)
     except ValueError as error:
         raise not_understood(call, error) from None
     if not isinstance(body, dict):

@@ -18,6 +18,7 @@ from gateway.upstream.exchange import Answer, Call, DataStream, fetch, open_stre
 from gateway.upstream.push import Pushed
 from gateway.upstream.tgi_errors import error_of_answer
 from gateway.upstream.tgi_stream import Asked, Reading, complete, details_of
+from gateway.wire.json import KEYS_ALONE
 
 _CAPABILITIES: Final[Capabilities] = dict.fromkeys(("grammar", "tools", "tokenise", "logprobs", "seed"), True)
 """TGI has all of it. What only speaks its routes may not: then the registry says so."""
@@ -172,7 +173,7 @@ def _tokenizing(url: str, text: str) -> Call:
 def _list(data: bytes) -> list[Any] | None:
     """A JSON list; None for anything else."""
     try:
-        body = from_json(data)
+        body = from_json(data, cache_strings=KEYS_ALONE)
     except ValueError:
         return None
     return body if isinstance(body, list) else None

@@ -20,8 +20,9 @@ from schemathesis.checks import CheckContext, CheckFunction
 from schemathesis.checks import not_a_server_error as any_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from gateway.config import ModelSpec, Registry, Settings
+from gateway.config import ModelSpec, Registry
 from gateway.main import create_app
+from gateway.settings import Settings
 
 KEY = {"Authorization": "Bearer generated"}
 ENDLESS = "/v1/events"

@@ -15,8 +15,8 @@ from pydantic_core import to_json
 
 from gateway.api.ops import _transitions
 from gateway.api.streams import EventStream
-from gateway.config import Settings
 from gateway.events import EventHub
+from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from gateway.api.services import Services

@@ -37,7 +37,8 @@ async def test_full_queue_is_overload_with_a_time_to_come_back(slow: tuple[Runni
         httpx.AsyncClient(base_url=running.url, timeout=20, headers=one_at_a_time) as http,
         http.stream("POST", "/generate_stream", json={"inputs": "word " * 200}) as held,
     ):
-        await anext(aiter(events_of(held)))
+        events = events_of(held)  # kept: without it, the connection would be closed
+        await anext(events)
         refused = await http.post("/generate", json=HELLO)
 
     assert (refused.status_code, refused.json()["error_type"]) == (429, "overloaded")

@@ -15,10 +15,10 @@ import yaml
 from harness import start_echo
 
 from gateway.cli import load_registry, main
-from gateway.config import Settings
 from gateway.doctor import containers, machine, models
 from gateway.doctor.findings import Finding, Surroundings
 from gateway.keyfile import new
+from gateway.settings import Settings
 
 HEALTHY = {
     "nvidia-smi": "echo 'NVIDIA GeForce RTX 4070 SUPER, 550.54.15, 12282 MiB'",

@@ -30,6 +30,7 @@ HASTY = {"connect_s": 2, "first_token_s": 0.4, "between_tokens_s": 0.4, "total_s
 BRIEF = {**HASTY, "first_token_s": 20, "between_tokens_s": 20, "total_s": 0.5}
 _UNLIKE = re.compile(
     r"_(sum|bucket)\b|quantile|process_|python_|gateway_open_connections|engine_restarts|loop_lag"
+    r"|gateway_worker|places_lent"
 )
 
 Start = Callable[..., Running]

@@ -195,7 +195,7 @@ def test_nothing_that_makes_or_sends_spans_is_imported_unless_asked_for() -> Non
         "import sys",
         "from pathlib import Path",
         "from gateway.cli import load_registry",
-        "from gateway.config import Settings",
+        "from gateway.settings import Settings",
         "from gateway.main import create_app",
         "create_app(Settings(), load_registry(Path('models/local.yaml')))",
         "ours = ('opentelemetry.sdk', 'opentelemetry.exporter')",

@@ -19,8 +19,8 @@ from metrics.statsd_listener import DATAGRAM_BYTES, StatsdListener
 
 from gateway.api.labels import GENERATIONS, route_label
 from gateway.cli import load_registry
-from gateway.config import Settings
 from gateway.main import create_app
+from gateway.settings import Settings
 
 FLUSH_S = 0.2
 PLAIN, STREAMED, BROKEN, WRONG = 25, 12, 4, 3

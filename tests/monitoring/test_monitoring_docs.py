@@ -115,6 +115,9 @@ def test_every_metric_that_is_sent_is_on_a_dashboard_or_left_out_on_purpose() ->
         "gw_http_requests_open",
         "gw_generations_open",
         "gw_generations",  # the same requests by outcome; requests by status are shown
+        "gw_workers",  # only where there is more than one process: docs/OPERATIONS.md says when to look
+        "gw_worker_ends",
+        "gw_places_lent",
         "gw_gpu_memory_free_bytes",  # total less used
         "gw_energy_window_joules",
         "gw_energy_cost",

@@ -13,9 +13,9 @@ import uvicorn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gateway.cli import load_registry
-from gateway.config import Settings
 from gateway.logs import configure_logging
 from gateway.main import create_app
+from gateway.settings import Settings
 
 
 def main() -> None:
