@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export GATEWAY_CONFIG ?= models/local.yaml
 
-.PHONY: help setup setup-dev fetch-models up down serve chat loadtest test test-all test-workers dashboards drawings check fmt lint type imports lock clean
+.PHONY: help setup setup-dev fetch-models up down serve chat loadtest compile uncompile test test-all test-workers dashboards drawings check fmt lint type imports lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -23,6 +23,16 @@ $(VENV)/.runtime: requirements/runtime.lock scripts/setup.sh
 $(VENV)/.dev: requirements/dev.lock scripts/setup.sh
 	@scripts/setup.sh "$(PYTHON)" $(VENV) requirements/dev.lock
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.compiler: requirements/compile.lock $(VENV)/.runtime
+	@scripts/setup.sh "$(PYTHON)" $(VENV) requirements/compile.lock
+	@touch $@
+
+compile: $(VENV)/.compiler ## the hot modules as machine code, in .compiled; needs a C compiler, takes two minutes
+	@$(PY) scripts/compile.py
+
+uncompile: ## back to the sources
+	rm -rf .compiled
 
 fetch-models: setup ## the small models' weights, checked, in the user's cache
 	@$(PY) -m gateway prepare
@@ -53,6 +63,7 @@ test-all: $(if $(TESTED),,test) ## the same and the lanes that need system parts
 	@scripts/lane.sh pipeline scripts/influxdb.sh scripts/telegraf.sh scripts/chromium.sh
 	@scripts/lane.sh containers scripts/docker.sh
 	@scripts/lane.sh instructions scripts/valgrind.sh
+	@scripts/lane.sh compiled scripts/compiler.sh
 
 test-workers: setup-dev ## what is told on the wire, once more with two processes behind each address
 	@TESTS_WORKERS=2 $(PY) -m pytest -q -n 3 --dist loadfile tests/fastpath tests/server_wire \
@@ -89,4 +100,4 @@ lock: setup-dev ## resolve pyproject.toml into requirements/*.lock
 	@scripts/lock.sh $(VENV)
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .run
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .run .compiled

@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from gateway import __version__, keys_command, registry
+from gateway import CODE, __version__, keys_command, registry
 from gateway.auth import Keys
 from gateway.config import Registry
 from gateway.connections import Connection, Patience
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         description="One API in front of all your models on one GPU that cannot hold them all.",
         epilog="Settings come from the environment (GATEWAY_HOST, GATEWAY_CONFIG, …): see .env.example.",
     )
-    parser.add_argument("--version", action="version", version=f"unified-llm-gateway {__version__}")
+    parser.add_argument("--version", action="version", version=f"unified-llm-gateway {__version__} ({CODE})")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="run the gateway")
     serve.add_argument("--hints", action="store_true", help="once it listens, say what to try")
@@ -144,6 +144,7 @@ def _serve(options: argparse.Namespace) -> int:
         os.environ["GATEWAY_WORKERS"] = str(options.workers)  # where settings are checked
     settings = _settings()
     configure_logging(settings.log_level, settings.log_format)
+    _say_whose_code()
     _check_workers(settings)
     registry = asyncio.run(with_card_sizes(load_registry(settings.config)))
     app = create_app(settings, registry)
@@ -175,6 +176,13 @@ def _serve(options: argparse.Namespace) -> int:
     with _pid_file(settings.run_dir, listener.getsockname()[1]):
         server.run(sockets=[listener])
     return OK if server.started else FAILED
+
+
+def _say_whose_code() -> None:
+    logger = logging.getLogger("gateway")
+    logger.info("Code: %s", CODE)
+    if CODE.why_not:
+        logger.warning("What was compiled is not used: %s. Compile it anew with: make compile", CODE.why_not)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Count:
 
     def __init__(self, stat: str) -> None:
         self.stat = stat
-        self.value: float = 0
+        self.value: float = 0.0
         self.told = 0
 
     def add(self, amount: float = 1) -> None:
@@ -47,7 +47,7 @@ class Level:
 
     def __init__(self, stat: str) -> None:
         self.stat = stat
-        self.value: float = 0
+        self.value: float = 0.0
 
     def set(self, value: float) -> None:
         self.value = value

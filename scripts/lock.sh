@@ -11,6 +11,8 @@ local=(--extra local --extra chat --extra weights)
 "$uv" "${common[@]}" "${local[@]}" --extra gpu --extra otel --group dev pyproject.toml --output-file requirements/dev.lock
 # What the container of the gateway has: no engine, but the card's memory, traces, and weights for `models pull`.
 "$uv" "${common[@]}" --extra gpu --extra otel --extra weights pyproject.toml --output-file requirements/image.lock
+# The compiler of the hot modules, in the versions that the tests run with.
+"$uv" "${common[@]}" --constraint requirements/dev.lock --group compile --output-file requirements/compile.lock
 # The GPU sidecar is a small image of its own, in the versions that the tests run with.
 "$uv" "${common[@]}" --constraint requirements/dev.lock --output-file monitoring/gpu/requirements.lock \
   monitoring/gpu/requirements.in

@@ -14,11 +14,18 @@ import pytest
 from harness import Running, model, start_echo, start_gateway
 from hypothesis import settings
 
+from gateway import CODE, compiled
+
 Start = Callable[..., Running]
 
 # Speed is a benchmark, never a timed test: a busy machine is no counterexample.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_report_header() -> str:
+    """Whose code is tested: the sources, or what was compiled of them."""
+    return f"gateway: {CODE}"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -32,7 +39,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of whoever runs the tests reaches them."""
     for name in os.environ:
-        if name.startswith("GATEWAY_"):
+        if name.startswith("GATEWAY_") and name != compiled.VARIABLE:  # that is whose code is tested
             monkeypatch.delenv(name)
 
 

@@ -79,6 +79,9 @@ class Contender:
         return f"{self.host}:{self.port}"
 
 
+COMPILED = "gateway, TGI route, compiled"
+
+
 def _json(**body: object) -> str:
     return json.dumps(body, separators=(",", ":"))
 
@@ -153,6 +156,8 @@ def also(text: str) -> Contender:
 def contenders(parts: Parts, source: str, folder: Path) -> Iterator[Contender]:
     """Ours first. ``source`` is the address of the token source, ``folder`` takes configurations and logs."""
     yield ours("gateway, TGI route", source, folder, TGI)
+    if parts.compiled is not None:
+        yield ours(COMPILED, source, folder, TGI, GATEWAY_COMPILED=str(parts.compiled))
     yield ours("gateway, native route", source, folder, NATIVE)
     yield ours("gateway, OpenAI route", source, folder, CHAT)
     yield ours("gateway over plain httpx", source, folder, TGI, GATEWAY_TRANSPORT="httpx")
@@ -174,6 +179,7 @@ def ours(name: str, source: str, folder: Path, way: Way, **settings: str) -> Con
         "GATEWAY_CONFIG": str(registry),
         "GATEWAY_PORT": str(port),
         "GATEWAY_RUN_DIR": str(folder / f"run-{port}"),
+        "GATEWAY_COMPILED": "off",
         **settings,
     }
     return Contender(name, [sys.executable, "-m", "gateway", "serve"], port, way, env=env)

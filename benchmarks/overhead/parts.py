@@ -10,9 +10,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.compiled import SUFFIX, found
+
 VLLM_ROUTER = "0.1.17"
 LITELLM = "1.80.0"  # there was an incident with a later release: read of it before you raise this
 PY_SPY = "0.4.3"
+_COMPILE = Path(__file__).parents[2] / "scripts" / "compile.py"
 _GO = Path(__file__).parent / "go"
 
 
@@ -25,6 +28,8 @@ class Parts:
     nginx: str | None
     vllm_router: Path | None
     litellm: Path | None = None
+    compiled: Path | None = None
+    """The folder of the gateway's compiled modules."""
 
 
 def go_parts() -> Parts:
@@ -42,7 +47,23 @@ def prepare(*, litellm: bool = False) -> Parts:
         print("nginx is left out: it is not installed (apt-get install nginx-light)")
     router = _installed(folder, "vllm-router", VLLM_ROUTER)
     other = _installed(folder, "litellm", LITELLM, extra="[proxy]") if litellm else None
-    return Parts(built / "source", built / "load", nginx, router, other)
+    return Parts(built / "source", built / "load", nginx, router, other, compiled())
+
+
+def compiled() -> Path | None:
+    """The gateway's hot modules, compiled from the sources as they are now; None, and a word why, otherwise.
+
+    Built once into the cache, and anew when a source has changed.
+    """
+    folder = _cache() / f"compiled{SUFFIX.removesuffix('.so')}"
+    files, _ = found(folder)
+    if files:
+        return folder
+    done = subprocess.run([sys.executable, _COMPILE, folder], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"the compiled gateway is left out: {(done.stderr.strip() or 'unknown').splitlines()[-1]}")
+        return None
+    return folder
 
 
 def py_spy() -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.overhead import report_limits, results
+from benchmarks.overhead.contenders import COMPILED
 from benchmarks.overhead.measure import OPEN_RATE, RATE, STREAMS, TOKENS, Row, against
 
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -20,7 +21,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("memory MiB", "rss_mib", ".0f"),
 )
 NGINX, ROUTER, YARDSTICK = "nginx proxy_pass", "vllm-router", "FastAPI + httpx"
-OURS = ("gateway, TGI route", "gateway, native route")
+OURS = ("gateway, TGI route", "gateway, native route", COMPILED)
 _GOALS: tuple[tuple[str, str, str, float], ...] = (
     ("processor time per plain request", "cpu_us_per_request", ROUTER, 1.0),
     ("processor time per plain request", "cpu_us_per_request", YARDSTICK, 1 / 15),
@@ -36,7 +37,8 @@ All on one machine, in rounds: everybody once, then everybody once more the othe
 `python -m benchmarks.overhead` measures and writes this page (add `--quick` for four minutes). The engine is
 a small Go program that writes TGI's bytes and stamps every token as it leaves; the load client is Go as well.
 Everything of the gateway is on: validation, templates, admission, clocks, metrics, receipts, an access log
-line per request.
+line per request. *compiled* is the same gateway after `make compile`, with its hot modules as machine
+code.
 
 Figures are medians of the rounds, with the least and the most behind them where they differ.
 
@@ -59,9 +61,10 @@ Figures are medians of the rounds, with the least and the most behind them where
 """
 _GETTING = """## Getting the contenders
 
-Go and nginx come from the system (`apt-get install golang-go nginx-light`); without nginx it is left out,
-without Go nothing can be measured. vllm-router, and with `--litellm` LiteLLM, are installed from PyPI into
-environments of their own in the user's cache. The plain gateway is
+The compiled gateway needs gcc and Python's headers; it is built once into the user's cache, and left out
+where that cannot be. Go and nginx come from the system (`apt-get install golang-go nginx-light`); without
+nginx it is left out, without Go nothing can be measured. vllm-router, and with `--litellm` LiteLLM, are
+installed from PyPI into environments of their own in the user's cache. The plain gateway is
 [yardstick.py](../benchmarks/overhead/yardstick.py).
 
 A program of yours takes part with `--source-port 9900 --also 'mine=chat+http://127.0.0.1:9901'`: start it at

@@ -161,7 +161,7 @@ class Ways:
         until(lambda: way.lines(begin), "its line in the log")
         after = way.figures()
         counted = {n: after[n] - before.get(n, 0) for n in after if after[n] != before.get(n, 0)}
-        assert "Traceback" not in way.running.output[begin:]
+        assert "Traceback" not in way.running.output[begin:], way.running.output[begin:]
         said = [json.loads(way.shown(json.dumps(comparable(one), default=repr))) for one in answers]
         return answers[0], {
             **{
