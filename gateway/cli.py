@@ -179,7 +179,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _say_whose_code() -> None:
-    logger = logging.getLogger("gateway")
+    logger = logging.getLogger("gateway.cli")
     logger.info("Code: %s", CODE)
     if CODE.why_not:
         logger.warning("What was compiled is not used: %s. Compile it anew with: make compile", CODE.why_not)

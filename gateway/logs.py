@@ -248,11 +248,16 @@ class AccessLog:
 
     def _ours(self) -> Ours | None:
         """The only handler there is, if it has one of our styles."""
-        root, own = self._logger.parent, self._logger
-        handlers = root.handlers if root is not None else []
-        if own.handlers or own.filters or not own.propagate or len(handlers) != 1:
+        logger = self._logger
+        if logger.filters:
             return None
-        handler = handlers[0]
+        while logger.parent is not None:  # there may be a logger for the package, too
+            if logger.handlers or not logger.propagate:
+                return None
+            logger = logger.parent
+        if len(logger.handlers) != 1:
+            return None
+        handler = logger.handlers[0]
         if handler is not self._handler or handler.formatter is not self._known[0]:
             self._handler, self._known = handler, (handler.formatter, _ours(handler))
         return self._known[1]

@@ -141,6 +141,21 @@ async def test_elsewhere_logging_gets_them(root: logging.Logger) -> None:
     assert "POST /generate  status=200" in one.getvalue()
 
 
+async def test_a_logger_on_the_way_up_does_not_make_them_dear(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between, log = logging.getLogger("gateway.between"), AccessLog("gateway.between.access")
+    stream = written_to(root, TextLines())
+    with monkeypatch.context() as patched:
+        patched.setattr(logging.getLogger(log.name), "info", None)  # nobody makes a record
+        log.write("POST /generate", {"status": "200"})
+    log.flush()
+    assert "POST /generate  status=200" in stream.getvalue()
+    monkeypatch.setattr(between, "handlers", [kept := logging.StreamHandler(io.StringIO())])
+    log.write("POST /generate", {"status": "201"})
+    assert "POST /generate" in kept.stream.getvalue()
+
+
 class Full(io.StringIO):
     """A disk that is full until it is not."""
 
