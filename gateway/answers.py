@@ -15,29 +15,49 @@ from gateway.tickets import Progress
 
 @record
 class Receipt:
-    """Where the time of one request went, in milliseconds. The parts add up to the total.
+    """Where the time of one request went, in whole microseconds. So the parts really add up to the total.
 
     queue: for a turn, until another model has handed over; load: until the model was in; prefill: from
     sending the prompt to the first token; decode: from the first token to the last; gateway: the rest.
     """
 
-    queue_ms: float
-    load_ms: float
-    prefill_ms: float
-    decode_ms: float
-    gateway_ms: float
-    total_ms: float
+    queue_us: int
+    load_us: int
+    prefill_us: int
+    decode_us: int
+    gateway_us: int
+    total_us: int
 
     @classmethod
     def of(
         cls, *, queue_s: float, load_s: float, prefill_s: float, decode_s: float, total_s: float
     ) -> Receipt:
         """The receipt for what was measured, in seconds; the gateway's own part is what remains."""
-        # In whole microseconds first: so the parts really add up. (And round() costs ten times as much.)
+        # round() costs ten times as much.
         queue, load, prefill = int(1e6 * queue_s + 0.5), int(1e6 * load_s + 0.5), int(1e6 * prefill_s + 0.5)
         decode, total = int(1e6 * decode_s + 0.5), int(1e6 * total_s + 0.5)
         rest = max(0, total - queue - load - prefill - decode)
-        return cls(queue / 1000, load / 1000, prefill / 1000, decode / 1000, rest / 1000, total / 1000)
+        return cls(queue, load, prefill, decode, rest, total)
+
+    @property
+    def queue_ms(self) -> float:
+        return self.queue_us / 1000
+
+    @property
+    def load_ms(self) -> float:
+        return self.load_us / 1000
+
+    @property
+    def prefill_ms(self) -> float:
+        return self.prefill_us / 1000
+
+    @property
+    def decode_ms(self) -> float:
+        return self.decode_us / 1000
+
+    @property
+    def total_ms(self) -> float:
+        return self.total_us / 1000
 
 
 @record

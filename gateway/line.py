@@ -6,6 +6,7 @@ Owns nothing of any request.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from gateway import capabilities
 from gateway.config import ModelSpec, Registry
@@ -56,10 +57,12 @@ class Line:
         current().about(spec.id)
         return self.prepare_for(spec, request)
 
-    def prepare_for(self, spec: ModelSpec, request: GenerationRequest) -> Prepared:
-        """The same for a model that is known. Leaves no trail."""
+    def prepare_for(
+        self, spec: ModelSpec, request: GenerationRequest, known: dict[str, Any] | None = None
+    ) -> Prepared:
+        """The same for a model that is known. Leaves no trail. ``known``: see ``preparing.prepare``."""
         capabilities.check(spec, request, lambda: self.capabilities(spec))
-        return prepare(request, spec, self._scenarios)
+        return prepare(request, spec, self._scenarios, known)
 
     def capabilities(self, spec: ModelSpec) -> dict[str, bool | None]:
         """What a model can do: true, false, or None where nobody knows yet."""

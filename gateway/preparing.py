@@ -10,7 +10,7 @@ from gateway import parameters as rules
 from gateway.config import ModelSpec
 from gateway.records import record
 from gateway.routing import Who
-from gateway.scenarios import ScenarioBook, messages_for
+from gateway.scenarios import Scenario, ScenarioBook, messages_for
 from gateway.schemas import Conversation, Language, Message, Prompt
 from gateway.templates import family, harmless, render
 from gateway.tickets import Begun
@@ -64,16 +64,20 @@ class Prepared:
         return self.prompt.stop if isinstance(self.prompt, Prompt) else ()
 
 
-def prepare(request: GenerationRequest, spec: ModelSpec, scenarios: ScenarioBook) -> Prepared:
-    """Everything that can be refused without an engine. Raises InvalidRequest."""
+def prepare(
+    request: GenerationRequest,
+    spec: ModelSpec,
+    scenarios: ScenarioBook,
+    known: dict[str, Any] | None = None,
+) -> Prepared:
+    """Everything that can be refused without an engine. Raises InvalidRequest.
+
+    ``known``: its parameters as they were prepared for a request with the same ones, scenario and way.
+    """
     scenario = scenarios.get(request.scenario)
     if request.conversation is not None:
         return _chat(request, request.conversation, spec, scenarios)
-    # The operator's word for this very model counts for more than a default that is meant for all.
-    merged = rules.combine(scenario.parameters, spec.own_parameters, request.parameters)
-    for name in request.without:
-        merged.pop(name, None)
-    rules.check_together(merged, stream=request.stream)
+    merged = _merged(request, spec, scenario) if known is None else known
     if request.messages is None and scenario.is_raw:
         return Prepared(spec, Prompt(request.inputs or ""), merged)
     messages = request.messages or messages_for(scenario, request.inputs or "", request.language)
@@ -86,6 +90,15 @@ def prepare(request: GenerationRequest, spec: ModelSpec, scenarios: ScenarioBook
         template_args=request.template_args,
     )
     return Prepared(spec, prompt, merged)
+
+
+def _merged(request: GenerationRequest, spec: ModelSpec, scenario: Scenario) -> dict[str, Any]:
+    # The operator's word for this very model counts for more than a default that is meant for all.
+    merged = rules.combine(scenario.parameters, spec.own_parameters, request.parameters)
+    for name in request.without:
+        merged.pop(name, None)
+    rules.check_together(merged, stream=request.stream)
+    return merged
 
 
 def _chat(

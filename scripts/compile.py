@@ -42,6 +42,8 @@ MODULES = [
     "fastpath.heads",
     "fastpath.passage",
     "fastpath.routes",
+    "fastpath.settled",
+    "fastpath.tails",
     "fastpath.text_wish",
     "fastpath.wish_anthropic",
     "fastpath.wish_native",

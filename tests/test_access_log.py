@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.logs import AccessLog, JsonLines, TextLines
+from gateway.logs import AccessLog, Alike, JsonLines, TextLines
 
 STYLES = [TextLines, JsonLines]
 FIELDS = st.dictionaries(
@@ -54,6 +56,60 @@ def test_a_line_is_what_the_formatter_makes_of_a_record(
     record.__dict__.update(fields)
     record.created = seconds
     assert style().line(seconds, "gateway.access", message, fields) == style().format(record)
+
+
+class Kept(AccessLog):
+    """Keeps its lines."""
+
+    def __init__(self, style: TextLines | JsonLines) -> None:
+        super().__init__("gateway.test-access")
+        self.lines: list[str] = []
+        self._given = style
+
+    def wanted(self) -> bool:
+        return True
+
+    def style(self) -> TextLines | JsonLines:
+        return self._given
+
+    def add(self, line: str) -> None:
+        self.lines.append(re.sub(r"\d\d:\d\d:\d\d", "NOW", line))
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(
+    ids=st.lists(st.text(max_size=20), min_size=1, max_size=3),
+    model=st.text(max_size=10),
+    total_s=st.floats(0, 1e9) | st.integers(0, 10**7).map(lambda us: us / 1_000_000),
+    tokens=st.none() | st.integers(0, 2**40),
+)
+def test_lines_that_are_alike_are_what_they_are_one_by_one(
+    style: Any, ids: list[str], model: str, total_s: float, tokens: int | None
+) -> None:
+    alike, single = Kept(style()), Kept(style())
+    pattern = Alike(alike, "POST /generate 200", route="/generate", status="200", model=model)
+    for one in ids:
+        pattern.write(one, total_s, tokens)
+        fields = {"request_id": one, "route": "/generate", "status": "200", "ms": round(1000 * total_s, 1)}
+        more = {} if tokens is None else {"tokens": tokens}
+        single.write("POST /generate 200", {**fields, "model": model, **more})
+    assert alike.lines == single.lines
+    assert len(alike.lines) == len(ids)
+
+
+async def test_lines_that_are_alike_follow_a_change_of_style(root: logging.Logger) -> None:
+    log = AccessLog("gateway.test-access")
+    pattern = Alike(log, "POST /generate 200", route="/generate", status="200", model="m")
+    found = []
+    for style in (TextLines(), JsonLines(), logging.Formatter("%(message)s %(ms)s %(tokens)s")):
+        stream = written_to(root, style)
+        pattern.write("1", 0.25, 3)
+        await asyncio.sleep(0)
+        found.append(stream.getvalue())
+        root.handlers[:] = []
+    assert "200  request_id=1 route=/generate status=200 ms=250.0 model=m tokens=3\n" in found[0]
+    assert json.loads(found[1])["ms"] == 250.0
+    assert found[2] == "POST /generate 200 250.0 3\n"
 
 
 @pytest.mark.parametrize("style", STYLES)

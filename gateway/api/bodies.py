@@ -116,6 +116,7 @@ def check_content_type(value: str | None) -> None:
         return
     kind = (value or "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        value = (value or "").strip()  # of what stands around it servers leave more or less
         got = f"`{cut_name(value)}`" if value else "none"
         hint = "Send the header `Content-Type: application/json`."
         raise UnsupportedMediaType(f"The body must be JSON, but its content type is {got}.", hint=hint)

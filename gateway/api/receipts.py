@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from pydantic import BaseModel
 
@@ -25,6 +26,9 @@ class ReceiptBody(BaseModel):
     total_ms: float
 
 
+_THOUSANDTHS: Final = [f".{part:03d}".rstrip("0") if part else ".0" for part in range(1000)]
+"""Thousandths, as Python writes them behind a number."""
+
 DOING: Mapping[Phase, str] = {
     "queued": "queued for",
     "draining": "making room for",
@@ -36,12 +40,12 @@ DOING: Mapping[Phase, str] = {
 def receipt_body(receipt: Receipt) -> dict[str, float]:
     """The receipt as JSON."""
     return {
-        "queue_ms": receipt.queue_ms,
-        "load_ms": receipt.load_ms,
-        "prefill_ms": receipt.prefill_ms,
-        "decode_ms": receipt.decode_ms,
-        "gateway_ms": receipt.gateway_ms,
-        "total_ms": receipt.total_ms,
+        "queue_ms": receipt.queue_us / 1000,
+        "load_ms": receipt.load_us / 1000,
+        "prefill_ms": receipt.prefill_us / 1000,
+        "decode_ms": receipt.decode_us / 1000,
+        "gateway_ms": receipt.gateway_us / 1000,
+        "total_ms": receipt.total_us / 1000,
     }
 
 
@@ -69,15 +73,38 @@ def origin_headers(model_id: str, origin: Origin) -> dict[str, str]:
 
 def receipt_headers(answer: Answer) -> dict[str, str]:
     """The receipt as response headers: ``x-gateway-queue-ms`` and so on, and who answered."""
-    receipt = answer.receipt
-    headers = origin_headers(answer.model_id, answer.origin)
-    headers["x-gateway-queue-ms"] = str(receipt.queue_ms)
-    headers["x-gateway-load-ms"] = str(receipt.load_ms)
-    headers["x-gateway-prefill-ms"] = str(receipt.prefill_ms)
-    headers["x-gateway-decode-ms"] = str(receipt.decode_ms)
-    headers["x-gateway-gateway-ms"] = str(receipt.gateway_ms)
-    headers["x-gateway-total-ms"] = str(receipt.total_ms)
-    return headers
+    return origin_headers(answer.model_id, answer.origin) | headers_in(_lines(answer.receipt))
+
+
+def receipt_lines(answer: Answer) -> str:
+    """The same as they stand in a head, for an answer of who was asked by name."""
+    return f"x-gateway-model: {answer.model_id}\r\n{_lines(answer.receipt)}"
+
+
+def _lines(receipt: Receipt) -> str:
+    # Out of whole numbers: to write a float down costs twice as much.
+    queue, load, prefill = receipt.queue_us, receipt.load_us, receipt.prefill_us
+    decode, gateway, total = receipt.decode_us, receipt.gateway_us, receipt.total_us
+    parts = _THOUSANDTHS
+    return (
+        f"x-gateway-queue-ms: {queue // 1000}{parts[queue % 1000]}\r\n"
+        f"x-gateway-load-ms: {load // 1000}{parts[load % 1000]}\r\n"
+        f"x-gateway-prefill-ms: {prefill // 1000}{parts[prefill % 1000]}\r\n"
+        f"x-gateway-decode-ms: {decode // 1000}{parts[decode % 1000]}\r\n"
+        f"x-gateway-gateway-ms: {gateway // 1000}{parts[gateway % 1000]}\r\n"
+        f"x-gateway-total-ms: {total // 1000}{parts[total % 1000]}\r\n"
+    )
+
+
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Headers as they stand in a head, each with its line end."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+
+
+def headers_in(lines: str) -> dict[str, str]:
+    """What ``header_lines`` was made of."""
+    parted = [line.partition(": ") for line in lines.split("\r\n")[:-1]]
+    return {name: value for name, _, value in parted}
 
 
 def waiting_comment(waiting: Waiting) -> bytes:

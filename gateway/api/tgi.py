@@ -168,13 +168,25 @@ def asked_for(
     body: TgiBody, who: Who, started: float, *, full_text: bool = False, stream: bool = False
 ) -> GenerationRequest:
     """What the line is asked for."""
-    # Without any parameters TGI samples; with an empty object it does not.
-    given = {"do_sample": True} if body.parameters is None else given_in(body.parameters)
+    given = given_by(body)
     if full_text:
         given["return_full_text"] = True
+    return request_for(body.inputs, given, who, started, stream=stream)
+
+
+def given_by(body: TgiBody) -> dict[str, Any]:
+    """The parameters of a request."""
+    # Without any parameters TGI samples; with an empty object it does not.
+    return {"do_sample": True} if body.parameters is None else given_in(body.parameters)
+
+
+def request_for(
+    inputs: str, given: Mapping[str, Any], who: Who, started: float, *, stream: bool
+) -> GenerationRequest:
+    """The same as ``asked_for``, out of its parts."""
     return GenerationRequest(
         model=who.spec.id,
-        inputs=body.inputs,
+        inputs=inputs,
         messages=None,
         parameters=given,
         started=started,
@@ -239,7 +251,7 @@ async def _stream(request: Request, body: TgiBody, *, full_text: bool = False) -
     times = generation.spec.timeouts
     events = _events(generation, details=details_asked(body), heard=partial(note_answer, request))
     head = await until_left(request, anext(events))
-    headers = stream_headers(body, generation.spec.id, generation.who.origin)
+    headers = stream_headers(body.inputs, generation.spec.id, generation.who.origin)
     return EventStream(head, events, headers, stream_limit_s(times), error_event(shutting_down()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.answers import Answer
-from gateway.api.receipts import origin_headers, receipt_headers
+from gateway.api.receipts import headers_in, origin_headers, receipt_headers, receipt_lines
 from gateway.api.tgi_bodies import TgiBody, error_body
 from gateway.errors import GatewayError
 from gateway.routing import Origin
@@ -105,33 +105,37 @@ def _top(token: Token) -> list[dict[str, Any]] | None:
 
 
 def answer_headers(body: TgiBody, answer: Answer) -> dict[str, str]:
-    """Of a whole answer: TGI's names for the receipt, and ours.
-
-    TGI has seconds in ``x-compute-time``, and whole milliseconds in the others.
-    """
-    receipt, prompt_tokens = answer.receipt, answer.prompt_tokens
-    inference_ms = receipt.prefill_ms + receipt.decode_ms
-    headers = {
-        "x-compute-type": "gateway",
-        "x-compute-characters": str(len(body.inputs)),
-        "x-compute-time": str(receipt.total_ms / 1000),
-        "x-total-time": str(int(receipt.total_ms)),
-        "x-validation-time": str(int(receipt.gateway_ms)),
-        "x-queue-time": str(int(receipt.queue_ms + receipt.load_ms)),
-        "x-inference-time": str(int(inference_ms)),
-        "x-time-per-token": str(int(inference_ms / max(1, answer.completion_tokens))),
-        "x-generated-tokens": str(answer.completion_tokens),
-    }
-    if prompt_tokens is not None:
-        headers["x-prompt-tokens"] = str(prompt_tokens)
-    return headers | receipt_headers(answer)
+    """Of a whole answer: TGI's names for the receipt, and ours."""
+    return headers_in(_lines(body.inputs, answer)) | receipt_headers(answer)
 
 
-def stream_headers(body: TgiBody, model_id: str, origin: Origin) -> dict[str, str]:
+def answer_lines(inputs: str, answer: Answer) -> str:
+    """The same as they stand in a head, for an answer of who was asked by name."""
+    return _lines(inputs, answer) + receipt_lines(answer)
+
+
+def _lines(inputs: str, answer: Answer) -> str:
+    """TGI has seconds in ``x-compute-time``, and whole milliseconds in the others."""
+    receipt, tokens, prompt_tokens = answer.receipt, answer.completion_tokens, answer.prompt_tokens
+    total, inference = receipt.total_us, receipt.prefill_us + receipt.decode_us
+    prompt = "" if prompt_tokens is None else f"x-prompt-tokens: {prompt_tokens}\r\n"
+    return (
+        f"x-compute-type: gateway\r\nx-compute-characters: {len(inputs)}\r\n"
+        f"x-compute-time: {total // 1_000_000}.{total % 1_000_000:06d}\r\n"
+        f"x-total-time: {total // 1000}\r\n"
+        f"x-validation-time: {receipt.gateway_us // 1000}\r\n"
+        f"x-queue-time: {(receipt.queue_us + receipt.load_us) // 1000}\r\n"
+        f"x-inference-time: {inference // 1000}\r\n"
+        f"x-time-per-token: {inference // (1000 * (tokens or 1))}\r\n"
+        f"x-generated-tokens: {tokens}\r\n{prompt}"
+    )
+
+
+def stream_headers(inputs: str, model_id: str, origin: Origin) -> dict[str, str]:
     """Of a stream, as far as it is known when it opens."""
-    headers = {"content-type": "text/event-stream", **_compute_headers(body)}
+    headers = {"content-type": "text/event-stream", **_compute_headers(inputs)}
     return headers | origin_headers(model_id, origin)
 
 
-def _compute_headers(body: TgiBody) -> dict[str, str]:
-    return {"x-compute-type": "gateway", "x-compute-characters": str(len(body.inputs))}
+def _compute_headers(inputs: str) -> dict[str, str]:
+    return {"x-compute-type": "gateway", "x-compute-characters": str(len(inputs))}

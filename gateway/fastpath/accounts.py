@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.api.labels import route_label
 from gateway.journey import FigureBook
+from gateway.logs import AccessLog, Alike
 from gateway.metrics import Metrics
 from gateway.trail import NONE
 
@@ -12,8 +13,11 @@ class Accounts:
     """The series of one route and model."""
 
     __slots__ = (
+        "_answers",
+        "_log",
         "_metrics",
         "_model",
+        "_path",
         "_route",
         "answered",
         "figures",
@@ -24,8 +28,11 @@ class Accounts:
         "total_s",
     )
 
-    def __init__(self, metrics: Metrics, book: FigureBook, path: str, model: str) -> None:
+    def __init__(self, metrics: Metrics, book: FigureBook, log: AccessLog, path: str, model: str) -> None:
         route = route_label("POST", path)
+        self._path = path
+        self._log = log
+        self._answers = Alike(log, f"POST {path} 200", route=path, status="200", model=model)
         self._metrics = metrics
         self._model = model
         self._route = route
@@ -62,6 +69,15 @@ class Accounts:
         metrics.count("gateway_generations_total", model=model, outcome=outcome)
         metrics.count("gateway_http_requests_total", route=route, status=http_status)
         metrics.count("gateway_requests_total", model=model, route=route, status=status, arm=NONE)
+
+    def log(self, request_id: str, status: str, total_s: float, tokens: int | None) -> None:
+        """Its line in the access log."""
+        if status == "200":
+            self._answers.write(request_id, total_s, tokens)
+            return
+        path, model = self._path, self._model
+        other = Alike(self._log, f"POST {path} {status}", route=path, status=status, model=model)
+        other.write(request_id, total_s, tokens)
 
     def left(self, where: str) -> None:
         """Its client did not wait for the end."""

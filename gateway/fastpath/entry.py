@@ -18,13 +18,13 @@ from gateway.fastpath import accounts
 from gateway.fastpath.heads import Headers, Heads, Known
 from gateway.fastpath.means import Means
 from gateway.fastpath.passage import Client, Passage
-from gateway.fastpath.routes import ROUTES
+from gateway.fastpath.routes import readers
+from gateway.fastpath.settled import Form, Settled, SettledBook
 from gateway.fastpath.wishes import Head, Wish
 from gateway.logs import AccessLog
-from gateway.preparing import GenerationRequest, Prepared
+from gateway.preparing import Prepared
 from gateway.schemas import Clocks, Prompt
 from gateway.upstream.alarms import Alarms
-from gateway.upstream.push import Pushed
 from gateway.upstream.transport import EngineHttp
 
 logger = logging.getLogger("gateway.fastpath")
@@ -37,9 +37,9 @@ _NOTHING: Final[Mapping[str, str]] = {}
 class Pushes(Protocol):
     """An engine kind whose answers can be handed on as they come."""
 
-    def push(
-        self, url: str, prompt: Prompt, parameters: Mapping[str, object], *, tokens: bool, raw: bool
-    ) -> Pushed: ...
+    def form(self, stop: tuple[str, ...], parameters: Mapping[str, object]) -> Form:
+        """``stop``: the strings that end a turn. Raises InvalidRequest for what JSON cannot hold."""
+        ...
 
 
 class FastPath:
@@ -58,7 +58,7 @@ class FastPath:
         """``engines``: those of the kinds that can push. ``machine``: who may ask where no key is needed."""
         self.http = http
         self.metrics = means.metrics
-        self.access_log = access_log
+        self._access_log = access_log
         # What the ordinary way says where pages of other origins may ask. Those that do ask go that way.
         self.vary = "vary: Origin\r\n" if means.settings.web_pages else ""
         self._dice = Random()  # noqa: S311  an id of a request is no secret
@@ -70,6 +70,8 @@ class FastPath:
         self._machine = machine
         self._max_body_bytes = means.settings.max_body_bytes
         self.heads = Heads()
+        self._readers = readers()
+        self._settled = SettledBook()
         self.opening: tuple[object, bytes] = (None, b"")
         """What answers of status 200 begin with, and what that was made of."""
         self.alarms = Alarms()
@@ -105,7 +107,7 @@ class FastPath:
                 self._keys.check(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
             request_id = known.request_id or f"{self._dice.getrandbits(64):016x}"
             head = Head(known, request_id, started)
-            wish = ROUTES[known.url](head, body, self._means)
+            wish = self._readers[known.url](head, body, self._means)
             return None if wish is None else self._passage(client, wish, head)
         except GatewayError:
             return None  # it is refused on the ordinary way, in words
@@ -118,29 +120,33 @@ class FastPath:
         spec = asked.who.spec if asked.who is not None else None
         if spec is None or spec.engine not in self._engines:
             return None
-        prepared = self._line.prepare_for(spec, asked)
-        if not isinstance(prepared.prompt, Prompt) or not rules.streamable(prepared.parameters):
+        key = self._settled.key(spec, asked, wish.said())
+        settled = self._settled.find(key)
+        prepared = self._line.prepare_for(spec, asked, None if settled is None else settled.parameters)
+        prompt = prepared.prompt
+        if not isinstance(prompt, Prompt):
             return None
+        if settled is None or settled.stop != prompt.stop:
+            if not rules.streamable(prepared.parameters):
+                return None
+            form = self._engines[spec.engine].form(prompt.stop, prepared.parameters)
+            settled = Settled(prepared.parameters, prompt.stop, form)
+            self._settled.keep(key, settled)
         wish.answered_by(prepared)
-        ticket = self._manager.place(spec.id, hash(prepared.prompt.text))
+        ticket = self._manager.place(spec.id, hash(prompt.text))
         if ticket is None:
             return None
-        return Passage(self, client, wish, prepared, head, ticket, self._book(head.known.path, spec.id))
+        book = self._book(head.known.path, spec.id)
+        return Passage(self, client, wish, prepared, settled.form, head, ticket, book)
 
     def _book(self, path: str, model: str) -> accounts.Accounts:
         found = self._accounts.get((path, model))
         if found is None:
-            found = accounts.Accounts(self.metrics, self._line.figures, path, model)
+            found = accounts.Accounts(self.metrics, self._line.figures, self._access_log, path, model)
             self._accounts[path, model] = found
         return found
 
     # ------------------------------------------------------------ for passages
-
-    def pushed(self, url: str, prepared: Prepared, asked: GenerationRequest) -> Pushed:
-        """The call to the engine at ``url``."""
-        engine, prompt = self._engines[prepared.spec.engine], prepared.prompt
-        assert isinstance(prompt, Prompt)  # noqa: S101 - nothing else is taken
-        return engine.push(url, prompt, prepared.parameters, tokens=asked.stream, raw=True)
 
     async def count_tokens(self, prepared: Prepared) -> int | None:
         """How many tokens the prompt has; None where nobody can say."""

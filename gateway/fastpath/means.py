@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.config import ModelSpec
 from gateway.journey import FigureBook
@@ -22,7 +22,9 @@ class Desk(Protocol):
     def routing(self) -> Routing: ...
     @property
     def figures(self) -> FigureBook: ...
-    def prepare_for(self, spec: ModelSpec, request: GenerationRequest) -> Prepared: ...
+    def prepare_for(
+        self, spec: ModelSpec, request: GenerationRequest, known: dict[str, Any] | None = None
+    ) -> Prepared: ...
     async def count_tokens(self, spec: ModelSpec, prompt: Prompt | Conversation) -> int | None: ...
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.answers import Answer, Receipt
 from gateway.api.context import error_response
+from gateway.api.receipts import header_lines
 from gateway.attempts import outcome_of
 from gateway.errors import GatewayError, InternalError
 from gateway.fastpath import accounts
@@ -22,6 +22,7 @@ from gateway.upstream.push import Push
 
 if TYPE_CHECKING:
     from gateway.fastpath.entry import FastPath
+    from gateway.fastpath.settled import Form
     from gateway.fastpath.wishes import Head, Wish
     from gateway.preparing import Prepared
 
@@ -66,6 +67,7 @@ class Passage:
         "_client",
         "_counting",
         "_first_token",
+        "_form",
         "_gap_at",
         "_given",
         "_head",
@@ -89,6 +91,7 @@ class Passage:
         client: Client,
         wish: Wish,
         prepared: Prepared,
+        form: Form,
         head: Head,
         ticket: Ticket,
         book: accounts.Accounts,
@@ -97,6 +100,7 @@ class Passage:
         self._client = client
         self._wish = wish
         self._prepared = prepared
+        self._form = form
         self._head = head
         self._ticket = ticket
         self._accounts = book
@@ -120,7 +124,7 @@ class Passage:
         path.entered(self)
         self._url = url = self._ticket.visit()
         self._sent = perf_counter()
-        pushed = path.pushed(url, prepared, asked)
+        pushed = self._form.push(url, prepared.prompt.text, tokens=asked.stream, raw=True)
         push = self._push = Push(path.http, pushed, path.clocks(prepared.spec), self, path.alarms)
         push.begin(self._head.known.trace)
 
@@ -294,33 +298,31 @@ class Passage:
             self._client.over(self)
             return
         answer = error_response(error, self._head.request_id, self._path.envelope(self._head.known.path))
-        head = self._head_bytes(answer.headers, answer.status_code)
-        self._client.transport.write(b"%b\r\n%b" % (head, bytes(answer.body)))
+        head = self._head_bytes(header_lines(answer.headers), "", answer.status_code)
+        self._client.transport.write(head + bytes(answer.body))
         self._leave(str(answer.status_code))
         self._client.over(self)
 
     # ------------------------------------------------------------ bytes
 
     def _whole(self, answer: Answer) -> None:
-        body, headers = self._wish.plain(answer)
-        head = self._head_bytes(headers)
+        body, lines = self._wish.plain(answer)
+        head = self._head_bytes(lines, f"content-type: application/json\r\ncontent-length: {len(body)}\r\n")
         self._given = True
-        self._client.transport.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
-        )
+        self._client.transport.write(head + body)
 
     def _write(self, chunk: bytes, end: bytes = b"") -> None:
         framed = b"%x\r\n%b\r\n%b" % (len(chunk), chunk, end)
         if not self._given:
             self._given = True
-            head = self._head_bytes(self._wish.opening(self._prepared.spec.id))
-            framed = b"%btransfer-encoding: chunked\r\n\r\n%b" % (head, framed)
+            opening = self._wish.opening(self._prepared.spec.id)
+            framed = self._head_bytes(opening, "transfer-encoding: chunked\r\n") + framed
         self._client.transport.write(framed)
 
-    def _head_bytes(self, headers: Mapping[str, str], status: int = 200) -> bytes:
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        close = self._path.vary + ("" if self.keep_alive else "connection: close\r\n")
-        more = f"{lines}x-request-id: {self._head.request_id}\r\n{close}"
+    def _head_bytes(self, lines: str, framing: str, status: int = 200) -> bytes:
+        """A whole head. ``framing``: the headers that say where the body ends."""
+        close = "" if self.keep_alive else "connection: close\r\n"
+        more = f"{lines}x-request-id: {self._head.request_id}\r\n{self._path.vary}{close}{framing}\r\n"
         return self._client.opening(status) + more.encode("latin-1")
 
     # ------------------------------------------------------------ the end
@@ -344,14 +346,4 @@ class Passage:
         self.response_complete = True
 
     def _log(self, status: str, total_s: float, tokens: int | None = None) -> None:
-        head = self._head
-        fields: dict[str, object] = {
-            "request_id": head.request_id,
-            "route": head.known.path,
-            "status": status,
-            "ms": round(1000 * total_s, 1),
-            "model": self._prepared.spec.id,
-        }
-        if tokens is not None:
-            fields["tokens"] = tokens
-        self._path.access_log.write(f"POST {head.known.path} {status}", fields)
+        self._accounts.log(self._head.request_id, status, total_s, tokens)

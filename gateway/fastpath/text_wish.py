@@ -7,6 +7,7 @@ from collections.abc import Callable
 from gateway.answers import Answer
 from gateway.api.reading import Ended, Reader, Said
 from gateway.api.tgi_events import events_of, plain_text, token_of
+from gateway.fastpath.settled import said
 from gateway.fastpath.wishes import Enough
 from gateway.preparing import GenerationRequest, Prepared
 from gateway.schemas import RawTokens, Token
@@ -30,6 +31,9 @@ class TextWish:
         self._reader = reader
         self._text = text
         self._piece = piece
+
+    def said(self) -> bytes | None:
+        return said(self.asked.parameters)
 
     def answered_by(self, prepared: Prepared) -> None:
         self._reader.answered_by(prepared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +12,7 @@ from gateway.api import anthropic
 from gateway.api.anthropic_bodies import MessagesBody, request_of
 from gateway.api.bodies import parse
 from gateway.api.reading import Reader
-from gateway.api.receipts import origin_headers, receipt_headers
+from gateway.api.receipts import header_lines, origin_headers, receipt_lines
 from gateway.api.streams import SSE_HEADERS
 from gateway.errors import GatewayError
 from gateway.fastpath.means import Means
@@ -34,12 +33,14 @@ class MessageWish(TextWish):
         super().__init__(asked, reader, partial(stream.said, model_id), partial(stream.event, model_id))
         self._reply = reply
 
-    def plain(self, answer: Answer) -> tuple[bytes, Mapping[str, str]]:
+    def plain(self, answer: Answer) -> tuple[bytes, str]:
         text, end = anthropic.collected(self._reader.end(answer))
-        return to_json(self._reply.whole(text, end)), receipt_headers(answer) | self._reply.headers
+        return to_json(self._reply.whole(text, end)), receipt_lines(answer) + header_lines(
+            self._reply.headers
+        )
 
-    def opening(self, model_id: str) -> Mapping[str, str]:
-        return {**SSE_HEADERS, **origin_headers(model_id, DIRECT), **self._reply.headers}
+    def opening(self, model_id: str) -> str:
+        return header_lines({**SSE_HEADERS, **origin_headers(model_id, DIRECT), **self._reply.headers})
 
     def error(self, error: GatewayError) -> bytes:
         return anthropic.error_event(error, self._reply)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pydantic_core import to_json
 
 from gateway.answers import Answer
 from gateway.api import native
 from gateway.api.bodies import parse
 from gateway.api.native import GenerateBody
-from gateway.api.receipts import origin_headers, receipt_headers
+from gateway.api.receipts import header_lines, origin_headers, receipt_lines
 from gateway.api.streams import SSE_HEADERS
 from gateway.errors import GatewayError
 from gateway.fastpath.means import Means
@@ -29,11 +27,11 @@ class NativeWish(WrittenWish):
         super().__init__(asked, native.EventWriter(request_id))
         self._request_id = request_id
 
-    def plain(self, answer: Answer) -> tuple[bytes, Mapping[str, str]]:
-        return to_json(native.answer_body(answer, self._request_id)), receipt_headers(answer)
+    def plain(self, answer: Answer) -> tuple[bytes, str]:
+        return to_json(native.answer_body(answer, self._request_id)), receipt_lines(answer)
 
-    def opening(self, model_id: str) -> Mapping[str, str]:
-        return {**SSE_HEADERS, **origin_headers(model_id, DIRECT)}
+    def opening(self, model_id: str) -> str:
+        return header_lines({**SSE_HEADERS, **origin_headers(model_id, DIRECT)})
 
     def error(self, error: GatewayError) -> bytes:
         return native.error_event(error, self._request_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +21,7 @@ from gateway.api.openai_bodies import (
 )
 from gateway.api.openai_choices import numbered
 from gateway.api.reading import Ended, Reader, Said
-from gateway.api.receipts import origin_headers, receipt_headers
+from gateway.api.receipts import header_lines, origin_headers, receipt_lines
 from gateway.api.streams import SSE_HEADERS
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError
@@ -44,14 +43,14 @@ class OpenAiWish(TextWish):
         super().__init__(asked, Reader(streams=asked.stream), text, partial(_events, stream, model_id))
         self._reply = reply
 
-    def plain(self, answer: Answer) -> tuple[bytes, Mapping[str, str]]:
+    def plain(self, answer: Answer) -> tuple[bytes, str]:
         collected = Collected()
         for piece in self._reader.end(answer):
             collected.add(numbered(piece, 0, answer.model_id))
-        return to_json(self._reply.whole([collected])), receipt_headers(answer)
+        return to_json(self._reply.whole([collected])), receipt_lines(answer)
 
-    def opening(self, model_id: str) -> Mapping[str, str]:
-        return {**SSE_HEADERS, **origin_headers(model_id, DIRECT)}
+    def opening(self, model_id: str) -> str:
+        return header_lines({**SSE_HEADERS, **origin_headers(model_id, DIRECT)})
 
     def error(self, error: GatewayError) -> bytes:
         return openai.error_event(error, self._reply)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.answers import Answer
@@ -43,16 +43,20 @@ class Wish(Protocol):
         """What the line is asked for; ``who`` is decided."""
         ...
 
+    def said(self) -> bytes | None:
+        """Its parameters as JSON; None where that cannot hold them."""
+        ...
+
     def answered_by(self, prepared: Prepared) -> None:
         """Told once, before anything else, with what the engine gets."""
         ...
 
-    def plain(self, answer: Answer) -> tuple[bytes, Mapping[str, str]]:
-        """Body and headers of a whole answer."""
+    def plain(self, answer: Answer) -> tuple[bytes, str]:
+        """Body of a whole answer, and its headers as they stand in a head."""
         ...
 
-    def opening(self, model_id: str) -> Mapping[str, str]:
-        """Headers of a stream."""
+    def opening(self, model_id: str) -> str:
+        """Headers of a stream, as they stand in its head."""
         ...
 
     def passed(self, event: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.answers import Answer
+from gateway.fastpath.settled import said
 from gateway.preparing import GenerationRequest, Prepared
 from gateway.schemas import RawTokens, Token
 
@@ -26,6 +27,9 @@ class WrittenWish:
     def __init__(self, asked: GenerationRequest, writer: Writer) -> None:
         self.asked = asked
         self._writer = writer
+
+    def said(self) -> bytes | None:
+        return said(self.asked.parameters)
 
     def answered_by(self, prepared: Prepared) -> None:
         """Nothing of it is needed here."""

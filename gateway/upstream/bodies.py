@@ -14,7 +14,7 @@ from gateway.upstream.exchange import Call
 from gateway.wire.json import KEYS_ALONE
 
 
-def json_body(body: Mapping[str, object]) -> bytes:
+def json_body(body: Mapping[str, object] | str) -> bytes:
     """Compact JSON. Raises InvalidRequest for what JSON cannot hold."""
     try:
         quick = to_json(body)

@@ -15,9 +15,8 @@ from gateway.upstream.base import Capabilities
 from gateway.upstream.bodies import json_body, not_understood, object_of, within
 from gateway.upstream.chat_request import Chat
 from gateway.upstream.exchange import Answer, Call, DataStream, fetch, open_stream
-from gateway.upstream.push import Pushed
 from gateway.upstream.tgi_errors import error_of_answer
-from gateway.upstream.tgi_stream import Asked, Reading, complete, details_of
+from gateway.upstream.tgi_stream import STREAM, Form, Reading, complete, details_of
 from gateway.wire.json import KEYS_ALONE
 
 _CAPABILITIES: Final[Capabilities] = dict.fromkeys(("grammar", "tools", "tokenise", "logprobs", "seed"), True)
@@ -41,25 +40,18 @@ class TgiEngine:
         tokens: bool = True,
         raw: bool = False,
     ) -> AsyncIterator[AsyncIterator[Piece]]:
-        asked = Asked.of(prompt, parameters)
-        call = Call("POST", url, "/generate_stream", asked.body())
-
-        async with open_stream(
-            self._client, call, clocks, lambda answer: error_of_answer(answer, call.address, prompt.text)
-        ) as events:
-            reading = Reading(asked, call, wants_tokens=tokens, raw=raw)
+        form = Form.of(prompt.stop, parameters)
+        call = Call("POST", url, STREAM, form.body(prompt.text))
+        reading = Reading(form, prompt.text, call, wants_tokens=tokens, raw=raw)
+        async with open_stream(self._client, call, clocks, reading.explain) as events:
             first = await _more(events, reading)
             reading.check(first[0])
             async with aclosing(_pieces(events, reading, first)) as pieces:
                 yield pieces
 
-    def push(
-        self, url: str, prompt: Prompt, parameters: Mapping[str, object], *, tokens: bool, raw: bool
-    ) -> Pushed:
-        asked = Asked.of(prompt, parameters)
-        call = Call("POST", url, "/generate_stream", asked.body())
-        reading = Reading(asked, call, wants_tokens=tokens, raw=raw)
-        return Pushed(call, reading, lambda answer: error_of_answer(answer, call.address, prompt.text))
+    def form(self, stop: tuple[str, ...], parameters: Mapping[str, object]) -> Form:
+        """For requests whose answers are handed on as they come. ``stop``: the strings that end a turn."""
+        return Form.of(stop, parameters)
 
     @asynccontextmanager
     async def chat(
@@ -86,14 +78,14 @@ class TgiEngine:
     async def generate(
         self, url: str, prompt: Prompt, parameters: Mapping[str, object], clocks: Clocks
     ) -> Completed:
-        asked = Asked.of(prompt, parameters)
-        call = Call("POST", url, "/generate", asked.body())
+        form = Form.of(prompt.stop, parameters)
+        call = Call("POST", url, "/generate", form.body(prompt.text))
         answer = await fetch(self._client, call, clocks)
         if answer.status != httpx.codes.OK:
             raise error_of_answer(answer, call.address, prompt.text)
         try:
             body = object_of(answer.body, call)
-            return _collected(body, asked, answer)
+            return _collected(body, form, answer)
         except (KeyError, TypeError) as error:
             raise not_understood(call, error) from error
 
@@ -152,14 +144,14 @@ async def _more(events: DataStream, reading: Reading) -> list[bytes]:
     return batch
 
 
-def _collected(body: dict[str, Any], asked: Asked, answer: Answer) -> Completed:
+def _collected(body: dict[str, Any], form: Form, answer: Answer) -> Completed:
     details = details_of(body)
     listed = details.get("tokens") or []
     last = str(listed[-1]["text"]) if listed else ""
     prompt_tokens = len(details.get("prefill") or ()) or answer.headers.get("x-prompt-tokens", "")
     if isinstance(prompt_tokens, str):
         prompt_tokens = int(prompt_tokens) if prompt_tokens.isdecimal() else None
-    return complete(body["generated_text"], details, asked, last, len(listed), prompt_tokens)
+    return complete(body["generated_text"], details, form, last, len(listed), prompt_tokens)
 
 
 def _span(token: dict[str, Any]) -> TokenSpan:

@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, get_args
 
-from gateway.errors import EngineError
+from gateway.errors import EngineError, GatewayError
 from gateway.records import record
-from gateway.schemas import Completed, FinishReason, Piece, Prompt, RawTokens, Token
+from gateway.schemas import Completed, FinishReason, Piece, RawTokens, Token
 from gateway.upstream.base import Truncated
 from gateway.upstream.bodies import json_body, not_understood, object_of
-from gateway.upstream.exchange import Call
-from gateway.upstream.tgi_errors import error_of_event
+from gateway.upstream.exchange import Answer, Call
+from gateway.upstream.push import Pushed
+from gateway.upstream.tgi_errors import error_of_answer, error_of_event
 
+STREAM: Final = "/generate_stream"
 _MAX_STOPS: Final = 4  # TGI's --max-stop-sequences
 _REASONS: Final[Mapping[object, FinishReason]] = {reason: reason for reason in get_args(FinishReason)}
 # In the text of a token the quotes would be escaped, so this is in every event but the last and errors.
@@ -27,28 +29,39 @@ _LINE_END: Final = re.compile(rb"\n|\xc2\x85|\xe2\x80[\xa8\xa9]")  # as some cli
 
 
 @record
-class Asked:
-    """A request as TGI gets it, and whose each stop string is."""
+class Form:
+    """What requests have in common that differ in their text alone, and whose each stop string is.
 
-    inputs: str
-    parameters: dict[str, object]
+    Nothing of it is changed once it is made, so it may be kept.
+    """
+
+    parameters: Mapping[str, object]
     own_stops: tuple[str, ...]
     family_stops: tuple[str, ...]
+    behind: bytes
+    """What a request is behind its text."""
 
     @classmethod
-    def of(cls, prompt: Prompt, parameters: Mapping[str, object]) -> Asked:
+    def of(cls, family_stops: tuple[str, ...], parameters: Mapping[str, object]) -> Form:
+        """``family_stops``: the strings that end a turn. Raises InvalidRequest for what JSON cannot hold."""
         given = {name: value for name, value in parameters.items() if value is not None}
         stop = given.get("stop")
         own = tuple(str(one) for one in stop) if isinstance(stop, list | tuple) else ()
         # TGI refuses more; without its stop string a turn still ends at the model's end token.
-        stops = [*own, *(one for one in prompt.stop if one not in own)][: max(_MAX_STOPS, len(own))]
+        stops = [*own, *(one for one in family_stops if one not in own)][: max(_MAX_STOPS, len(own))]
         if stops:
             given["stop"] = stops
         given["details"] = True
-        return cls(prompt.text, given, own, prompt.stop)
+        return cls(given, own, family_stops, b',"parameters":%b}' % json_body(given))
 
-    def body(self) -> bytes:
-        return json_body({"inputs": self.inputs, "parameters": self.parameters})
+    def body(self, inputs: str) -> bytes:
+        """A request as TGI gets it. Raises InvalidRequest for what JSON cannot hold."""
+        return b'{"inputs":%b%b' % (json_body(inputs), self.behind)
+
+    def push(self, url: str, inputs: str, *, tokens: bool, raw: bool) -> Pushed:
+        call = Call("POST", url, STREAM, self.body(inputs))
+        reading = Reading(self, inputs, call, wants_tokens=tokens, raw=raw)
+        return Pushed(call, reading, reading.explain)
 
     def settle(self, text: str, reason: FinishReason, last: str) -> tuple[str, FinishReason]:
         """The text and the reason for who asked: the family's stop string is the end of a turn, not text.
@@ -73,10 +86,11 @@ class Asked:
 class Reading:
     """One stream of TGI's events, read once. What goes wrong in it is raised as a GatewayError."""
 
-    __slots__ = ("_asked", "_call", "_raw", "_wants_tokens", "tokens")
+    __slots__ = ("_call", "_form", "_inputs", "_raw", "_wants_tokens", "tokens")
 
-    def __init__(self, asked: Asked, call: Call, *, wants_tokens: bool, raw: bool) -> None:
-        self._asked = asked
+    def __init__(self, form: Form, inputs: str, call: Call, *, wants_tokens: bool, raw: bool) -> None:
+        self._form = form
+        self._inputs = inputs
         self._call = call
         self._wants_tokens = wants_tokens
         self._raw = raw and wants_tokens
@@ -143,6 +157,10 @@ class Reading:
                 yield completed
                 return
 
+    def explain(self, answer: Answer) -> GatewayError:
+        """The error for an answer that is no stream."""
+        return error_of_answer(answer, self._call.address, self._inputs)
+
     def broke_off(self) -> Truncated:
         """The error for a stream that ended before its last event."""
         ended = f"ended after {self.tokens} tokens without a last event"
@@ -163,7 +181,7 @@ class Reading:
     def _event(self, data: bytes) -> dict[str, Any]:
         event = object_of(data, self._call)
         if "error" in event:
-            raise error_of_event(event, self._call.address, self._asked.inputs, self.tokens)
+            raise error_of_event(event, self._call.address, self._inputs, self.tokens)
         return event
 
     def _completed(self, event: dict[str, Any], last: Token) -> Completed | None:
@@ -173,7 +191,7 @@ class Reading:
         if not isinstance(text, str):
             raise TypeError("generated_text is not a string")
         details = details_of(event)
-        return complete(text, details, self._asked, last.text, self.tokens, details.get("input_length"))
+        return complete(text, details, self._form, last.text, self.tokens, details.get("input_length"))
 
 
 def _passes(data: bytes) -> bool:
@@ -186,13 +204,13 @@ def _passes(data: bytes) -> bool:
 
 
 def complete(
-    text: str, details: dict[str, Any], asked: Asked, last: str, tokens: int, prompt_tokens: int | None
+    text: str, details: dict[str, Any], form: Form, last: str, tokens: int, prompt_tokens: int | None
 ) -> Completed:
     """The end of an answer, from what TGI says at it."""
     count = details.get("generated_tokens")
     count = tokens if count is None else count
     said = details.get("finish_reason")
-    text, reason = asked.settle(text, _REASONS.get(said) or asked.guess_reason(text, count), last)
+    text, reason = form.settle(text, _REASONS.get(said) or form.guess_reason(text, count), last)
     return Completed(text, reason, count, prompt_tokens, details.get("seed"), details or None)
 
 

@@ -117,9 +117,11 @@ class _Desk:
         self._scenarios = scenarios
         self._places = places
 
-    def prepare_for(self, spec: ModelSpec, request: GenerationRequest) -> Prepared:
+    def prepare_for(
+        self, spec: ModelSpec, request: GenerationRequest, known: dict[str, Any] | None = None
+    ) -> Prepared:
         capabilities.check(spec, request, lambda: self._able(spec))
-        return prepare(request, spec, self._scenarios)
+        return prepare(request, spec, self._scenarios, known)
 
     def _able(self, spec: ModelSpec) -> dict[str, bool | None]:
         return capabilities.of(spec, self.engines[spec.engine].capabilities(self._places.url(spec.id)))

@@ -26,7 +26,8 @@ def books() -> Experiments:
 
 def answered(total_ms: float = 100.0, tokens: int = 11, **parts: float) -> Answer:
     times = {"queue_ms": 0.0, "load_ms": 0.0, "prefill_ms": 20.0, "decode_ms": 50.0, "gateway_ms": 1.0}
-    receipt = Receipt(**{**times, **parts}, total_ms=total_ms)
+    in_us = {name.replace("_ms", "_us"): round(1000 * value) for name, value in {**times, **parts}.items()}
+    receipt = Receipt(**in_us, total_us=round(1000 * total_ms))
     return Answer("a", "text", "length", 3, tokens, None, receipt)
 
 

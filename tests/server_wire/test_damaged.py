@@ -86,6 +86,9 @@ def said(running: Running, sent: bytes, silence_s: float) -> tuple[list[dict[str
 
 @given(sent=damaged())
 @example(sent=b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n{}")
+@example(
+    sent=b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: :\t\r\nContent-Length: 2\r\n\r\n{}"
+)
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 def test_damaged_request_is_treated_as_ordinarily(pair: Pair, sent: bytes) -> None:
     for silence_s in (0.1, 1.0, 5.0):

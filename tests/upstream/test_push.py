@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import GatewayError, InternalError, InvalidRequest
-from gateway.schemas import Clocks, Completed, Piece, Prompt, RawTokens
+from gateway.schemas import Clocks, Completed, Piece, RawTokens
 from gateway.upstream.base import ClockTimeout, EngineUnreachable, Truncated
 from gateway.upstream.push import Alarms, Push
 from gateway.upstream.tgi import TgiEngine
@@ -75,7 +75,7 @@ class Caller:
     def push(
         self, url: str, listener: Listener, clocks: Clocks = PATIENT, *, tokens: bool = True, raw: bool = True
     ) -> Push:
-        pushed = TgiEngine(self.http).push(url, Prompt("x"), {}, tokens=tokens, raw=raw)
+        pushed = TgiEngine(self.http).form((), {}).push(url, "x", tokens=tokens, raw=raw)
         return Push(self.http, pushed, clocks, listener, self.alarms)
 
     async def told(self, url: str, clocks: Clocks = PATIENT, **options: Any) -> Listener:
