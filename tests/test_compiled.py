@@ -196,7 +196,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite[0].removeprefix("tests/"))
 def test_compiled_modules_behave_like_their_sources(suite: tuple[str, ...], built: Path) -> None:
     paths = [str(path) for pattern in suite for path in sorted(ROOT.glob(pattern))]
-    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", *LEFT_OUT, *paths]
+    command = [sys.executable, "-m", "pytest", "-n", "3", "--dist", "loadfile", *LEFT_OUT, *paths]
     env = {**os.environ, compiled.VARIABLE: str(built)}
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
