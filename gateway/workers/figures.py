@@ -59,7 +59,7 @@ class Incoming:
             elif metric.kind == "gauge":
                 self._level(name, values, change)
             else:
-                self._metrics.spread(name, **labels).absorb(cast(Batch, change))
+                self._metrics.spread(name, **labels).absorb(cast(Batch, tuple(change)))  # JSON has lists
 
     def gone(self) -> None:
         """The worker has ended: nothing is on its way there any more."""
