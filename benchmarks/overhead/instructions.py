@@ -7,6 +7,7 @@ their bound. The kernel's own are not counted.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import subprocess
 import sys
@@ -110,7 +111,9 @@ def too_dear(share: Share) -> str | None:
 
 
 def main() -> int:
-    mine, theirs = counted({})
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead.instructions")
+    parser.add_argument("--compiled", action="store_true", help="of what `make compile` has made")
+    mine, theirs = counted({"GATEWAY_COMPILED": ""} if parser.parse_args().compiled else {})
     share = mine.of(theirs)
     print(f"a request: {mine.request:,.0f} instructions, {share.request:.3f} of the yardstick's")
     print(f"a token: {mine.token:,.0f} instructions, {share.token:.3f} of the yardstick's")
