@@ -79,6 +79,7 @@ MODULES = [
     "upstream.watch",
     "wire.heads",
     "wire.sse",
+    "workers.owned",  # an interpreted class cannot be made of a compiled one
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from gateway.metrics import Metrics
 from gateway.metrics_cells import Batch, Count, Level, Spread
@@ -59,7 +59,7 @@ class Incoming:
             elif metric.kind == "gauge":
                 self._level(name, values, change)
             else:
-                self._metrics.spread(name, **labels).absorb(cast(Batch, change))
+                self._metrics.spread(name, **labels).absorb(_batch(change))
 
     def gone(self) -> None:
         """The worker has ended: nothing is on its way there any more."""
@@ -72,3 +72,9 @@ class Incoming:
         self._levels[series] = self._levels.get(series, 0) + change
         labels = dict(zip(self._metrics.family(name).metric.labels, values, strict=True))
         self._metrics.level(name, **labels).add(change)
+
+
+def _batch(news: Sequence[Any]) -> Batch:
+    """As it was before it was JSON, which has lists only: compiled modules do not take those for tuples."""
+    counts, total, values = news
+    return counts, total, [(value, times) for value, times in values]
