@@ -36,8 +36,7 @@ from gateway.settings import Settings, SettingsError
 from gateway.store import command as store
 from gateway.templates import FAMILIES, SPELLINGS
 from gateway.upstream import ENGINES
-from gateway.workers.crew import Crew
-from gateway.workers.owned import Owned
+from gateway.workers.crew import Crew, owned
 from gateway.workers.process import settle
 
 _FETCH = """
@@ -157,7 +156,7 @@ def _serve(options: argparse.Namespace) -> int:
     more: dict[str, Any] = {"patience": patience, "fast": lambda: fast_path(app)}
     others = settings.workers - 1
     crew = Crew(registry, listener, others, settings.drain_s) if others else None
-    connection = partial(Connection, **more) if crew is None else partial(Owned, workers=crew, **more)
+    connection = partial(Connection, **more) if crew is None else partial(owned, workers=crew, **more)
     config = uvicorn.Config(
         crew.around(app) if crew is not None else app,
         http=cast(type[asyncio.Protocol], connection),

@@ -173,6 +173,7 @@ SUITES = (
     ("tests/server_wire",),
     ("tests/upstream/test_push.py", "tests/upstream/test_transport_*.py", "tests/upstream/test_tgi*.py"),
     ("tests/metrics", "tests/routing", "tests/test_scheduler*.py"),
+    ("tests/test_workers.py", "tests/test_workers_parts.py", "tests/test_workers_places.py"),
 )
 # It puts a subclass into the place of a class, which cannot be where that is compiled.
 LEFT_OUT = ("--ignore-glob=*/server_wire/test_taken.py",)

@@ -22,7 +22,7 @@ from gateway.workers import channel
 from gateway.workers.errors import understood
 from gateway.workers.figures import Incoming
 from gateway.workers.leases import Leases
-from gateway.workers.owned import Story
+from gateway.workers.owned import Owned, Story, Workers
 
 logger = logging.getLogger("gateway.workers")
 
@@ -334,3 +334,10 @@ def _done(kept: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:
     kept.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("taking care of workers failed", exc_info=error)
+
+
+def owned(*arguments: Any, workers: Workers, story: Story | None = None, **more: Any) -> Owned:
+    """A connection at the owner. ``story``: of one that a worker has passed on."""
+    connection = Owned(*arguments, **more)
+    connection.belong_to(workers, story)
+    return connection

@@ -52,10 +52,14 @@ class Story:
 
 
 class Owned(Connection):
-    """``story``: of one that a worker has passed on."""
+    """Made by ``crew.owned``. No ``__init__`` of its own: mypyc mixes up what is passed on with stars."""
 
-    def __init__(self, *arguments: Any, workers: Workers, story: Story | None = None, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    _workers: Workers
+    _story: Story | None
+    _missed: str
+
+    def belong_to(self, workers: Workers, story: Story | None) -> None:
+        """To be called once, before it has a transport."""
         self._workers = workers
         self._story = story
         self._missed = "" if story is None else story.missed
