@@ -33,7 +33,7 @@ class Owner:
     def examine(self, model: str, reason: str, *, silent: bool) -> None:
         self.complaints.append(reason)
 
-    def closed(self, ticket_id: int, *, granted: bool) -> None:
+    def closed(self, ticket_id: int, *, granted: bool, at: float | None = None) -> None:
         pass
 
 
