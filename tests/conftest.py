@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Tests are of the sources, also where `make compile` was run, but for the lane that names what it compiled.
+os.environ.setdefault("GATEWAY_COMPILED", "off")
+
 import httpx
 import pytest
 from harness import Running, model, start_echo, start_gateway
