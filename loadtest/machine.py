@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.machine import processor
 from loadtest.cards import Cards
 from loadtest.stand import REPOSITORY
 
@@ -20,7 +21,7 @@ _PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "locust", "gevent", "g
 def describe() -> dict[str, Any]:
     cards = Cards()
     found = {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
@@ -54,12 +55,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

@@ -111,7 +111,7 @@ def _missing() -> str | None:
         import mypyc.build  # noqa: F401
         import setuptools  # noqa: F401
     except ImportError as error:
-        return f"{error.name} is not in this environment. Run: make setup-compile"
+        return f"{error.name} is not in this environment. Run: make compile"
     return None
 
 

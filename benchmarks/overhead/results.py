@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import processor
 from benchmarks.overhead.measure import Row
 from benchmarks.overhead.parts import VLLM_ROUTER, Parts
 
@@ -53,7 +54,7 @@ def machine() -> dict[str, str]:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return {
         "when": datetime.now(UTC).date().isoformat(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
@@ -70,15 +71,6 @@ def others(parts: Parts) -> str:
     if parts.vllm_router is not None:
         found.append(f"vllm-router {VLLM_ROUTER}")
     return ", ".join([*found, _said("go", "version")])
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _said(*command: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import re
 import socket
-import struct
 from contextlib import closing
 
 import pytest
 from fastpath.conftest import FORMS, Way, Ways
 from fastpath.scripted import END, STREAM, Step, chunk, last, token, whole
 from harness import until
-from server_wire.raw import connected, got, read, rest_of
+from server_wire.raw import connected, got, leave, read, rest_of
 
 STAGES: dict[str, list[Step]] = {
     "before the head": ["HOLD"],
@@ -25,15 +24,6 @@ STAGES: dict[str, list[Step]] = {
 @pytest.fixture
 def way(ways: Ways) -> Way:
     return ways.fast
-
-
-def leave(client: socket.socket, how: str) -> None:
-    if how == "reset":
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if how == "half":
-        client.shutdown(socket.SHUT_WR)
-        rest_of(client)
-    client.close()
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "half"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -253,6 +254,16 @@ def rest_of(client: socket.socket) -> bytes:
     except ConnectionResetError:
         pass  # what it had not read was thrown away
     return found
+
+
+def leave(client: socket.socket, how: str) -> None:
+    """Close the connection: at once, with a reset, or only for what is sent."""
+    if how == "reset":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how == "half":
+        client.shutdown(socket.SHUT_WR)
+        rest_of(client)
+    client.close()
 
 
 def taken(clients: Iterable[socket.socket]) -> None:

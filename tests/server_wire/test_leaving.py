@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 from harness import Running, model, start_echo, start_gateway, until
 from server_wire.cases import ID
-from server_wire.raw import chunked, connected, got, posted, read, rest_of, taken
+from server_wire.raw import chunked, connected, got, leave, posted, read, taken
 
 LONG = {"inputs": "word " * 400, "parameters": {"max_new_tokens": 400}}
 STREAM = {**LONG, "stream": True}
@@ -48,15 +46,6 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Ru
     yield engine, running
     running.stop()
     engine.stop()
-
-
-def leave(client: socket.socket, how: str) -> None:
-    if how == "reset":
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if how == "half":
-        client.shutdown(socket.SHUT_WR)
-        rest_of(client)
-    client.close()
 
 
 def settled(running: Running) -> bool:
