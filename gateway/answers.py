@@ -40,10 +40,6 @@ class Receipt:
         return cls(queue, load, prefill, decode, rest, total)
 
     @property
-    def queue_ms(self) -> float:
-        return self.queue_us / 1000
-
-    @property
     def load_ms(self) -> float:
         return self.load_us / 1000
 

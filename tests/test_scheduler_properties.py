@@ -6,7 +6,7 @@ import copy
 import heapq
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -286,17 +286,22 @@ def disorders(draw: st.DrawFn, fleet: dict[str, ModelPolicy]) -> list[tuple[floa
     return draw(st.lists(st.tuples(st.floats(0, 400), event), max_size=15))
 
 
+@st.composite
+def policies(draw: st.DrawFn, fleet: Collection[str], soonest_return_s: float) -> SwitchPolicy:
+    return SwitchPolicy(
+        max_wait_s=draw(WAITS),
+        min_residency_s=draw(WAITS),
+        default_model=draw(st.none() | st.sampled_from(sorted(fleet))),
+        return_to_default_after_s=draw(st.none() | st.floats(soonest_return_s, 60)),
+        keep_abandoned_loads=draw(st.booleans()),
+    )
+
+
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_whatever_happens_every_request_is_answered_once_and_all_permits_return(data: st.DataObject) -> None:
     fleet = data.draw(fleets(max_concurrent=3, pins=True))
-    policy = SwitchPolicy(
-        max_wait_s=data.draw(WAITS),
-        min_residency_s=data.draw(WAITS),
-        default_model=data.draw(st.none() | st.sampled_from(sorted(fleet))),
-        return_to_default_after_s=data.draw(st.none() | st.floats(0, 60)),
-        keep_abandoned_loads=data.draw(st.booleans()),
-    )
+    policy = data.draw(policies(fleet, soonest_return_s=0))
     faults = Faults(*data.draw(st.tuples(*[st.sampled_from([0.0, 0.3])] * 3)))
     found = data.draw(st.dictionaries(st.sampled_from(sorted(fleet)), FOUND))
     world = World(fleet, 12 * GB, policy, random.Random(data.draw(st.integers(0, 99))), faults)

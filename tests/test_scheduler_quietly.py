@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheduler_desk import Desk, model
-from test_scheduler_properties import ARRIVALS, FOUND, GB, WAITS, Faults, World, disorders, fleets
+from test_scheduler_properties import ARRIVALS, FOUND, GB, Faults, World, disorders, fleets, policies
 
 from gateway import CODE
 from gateway.scheduler import (
@@ -134,13 +134,7 @@ class Twins(World):
 @settings(max_examples=100, deadline=None)
 def test_the_shorter_ways_decide_and_note_the_same(data: st.DataObject) -> None:
     fleet = data.draw(fleets(max_concurrent=4, pins=True))
-    policy = SwitchPolicy(
-        max_wait_s=data.draw(WAITS),
-        min_residency_s=data.draw(WAITS),
-        default_model=data.draw(st.none() | st.sampled_from(sorted(fleet))),
-        return_to_default_after_s=data.draw(st.none() | st.floats(1, 60)),
-        keep_abandoned_loads=data.draw(st.booleans()),
-    )
+    policy = data.draw(policies(fleet, soonest_return_s=1))
     faults = Faults(*data.draw(st.tuples(*[st.sampled_from([0.0, 0.3])] * 3)))
     found = data.draw(st.dictionaries(st.sampled_from(sorted(fleet)), FOUND))
     world = Twins(fleet, 12 * GB, policy, random.Random(data.draw(st.integers(0, 99))), faults)
