@@ -90,7 +90,8 @@ async def spawn(
                 start_new_session=True,
             )
     except OSError as error:
-        raise ModelUnavailable(f"the supervisor of model {name} cannot be started: {error}") from error
+        what = "" if error.filename else f": {sys.executable!r}"  # which uvloop leaves out
+        raise ModelUnavailable(f"the supervisor of model {name} cannot be started: {error}{what}") from error
     try:
         address = await _address(process, name)
     except BaseException:  # cancelled as well: nobody else knows of this process yet

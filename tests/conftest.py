@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ os.environ.setdefault("GATEWAY_COMPILED", "off")
 
 import httpx
 import pytest
+import uvloop
 from harness import Running, model, start_echo, start_gateway
 from hypothesis import settings
 
@@ -36,6 +38,40 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("TESTS_OBLIGATORY") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on the event loop that is served on: it tells of lost connections in another order than
+    asyncio's own. What speaks to engines has to get on with both."""
+    served: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
+    if item.path.name.startswith(("test_push", "test_transport")):
+        served["asyncio"] = asyncio.SelectorEventLoop
+    return served
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what its processes have said: of a run elsewhere nothing else is left."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for log in sorted(_logs(item)):
+            report.sections.append((log.name, "\n".join(_last_lines(log))))
+    return report
+
+
+def _logs(item: pytest.Function) -> set[Path]:
+    """Of what was started for this test, and of what it shares with others."""
+    given = item.funcargs.values()
+    folder = item.funcargs.get("tmp_path")
+    own = folder.rglob("*.log") if isinstance(folder, Path) else ()
+    return {*own, *(one.log for one in given if isinstance(one, Running))}
+
+
+def _last_lines(log: Path, count: int = 60) -> list[str]:
+    try:
+        return log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    except OSError as error:
+        return [f"cannot be read: {error}"]
 
 
 @pytest.fixture(autouse=True)

@@ -98,7 +98,8 @@ async def test_a_child_is_started_watched_and_stopped(start_child: Spawn, http: 
     assert (await client.status()).state == "stopped"
 
     started = await client.start()
-    assert (started.state, started.starts, started.phase) == ("running", 1, "starting")
+    assert (started.state, started.starts) == ("running", 1)
+    assert started.phase in ("starting", "ready")  # it may say so before the answer is written
     ready = await until(client, lambda status: status.phase == "ready")
     assert ready.pid is not None
     assert alive(ready.pid)

@@ -236,6 +236,13 @@ class Passage:
         )
 
     def failed(self, error: GatewayError) -> None:
+        try:
+            self._fail(error)
+        except Exception:  # there is nothing left to say: the client must not wait for it
+            logger.exception("internal error", extra={"request_id": self._head.request_id})
+            self._client.transport.abort()
+
+    def _fail(self, error: GatewayError) -> None:
         if not self._given:
             self._give_up(error)
             return

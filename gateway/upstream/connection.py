@@ -122,10 +122,17 @@ class Connection(asyncio.Protocol):
         return not self._framing and not self.headed
 
     def send(self, data: bytes, *, headless: bool = False) -> None:
-        """Begin an exchange. ``data`` is the request, or its beginning; ``headless``: it is a HEAD."""
+        """Begin an exchange. ``data`` is the request, or its beginning; ``headless``: it is a HEAD.
+
+        On a connection that was lost since it was taken nothing is sent, and the exchange is broken at once,
+        by a ConnectError.
+        """
         self._begin(headless=headless)
         self.busy = True
-        self._out().write(data)
+        if self._failure is not None or self._out().is_closing():
+            self._failure = _connect_error(self.failure)
+        else:
+            self._out().write(data)
 
     async def send_more(self, data: bytes) -> bool:
         """More of the request's body. False, and nothing is sent, once the answer has begun or it broke."""
@@ -349,6 +356,15 @@ class Connection(asyncio.Protocol):
 
 def _protocol_error(what: str) -> Callable[[], httpx.TransportError]:
     return lambda: httpx.RemoteProtocolError(what)
+
+
+def _connect_error(cause: Exception | None) -> Callable[[], httpx.TransportError]:
+    def make() -> httpx.TransportError:
+        error = httpx.ConnectError(str(cause) if cause else "the engine closed the connection before its use")
+        error.__cause__ = cause
+        return error
+
+    return make
 
 
 def _read_error(cause: Exception) -> Callable[[], httpx.TransportError]:

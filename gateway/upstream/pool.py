@@ -169,7 +169,8 @@ class Pool:
             raise httpx.ConnectTimeout(f"no connection within {connect_s} s") from error
         except (OSError, ValueError) as error:  # a ValueError: a name that no resolver takes
             raise httpx.ConnectError(str(error)) from error
-        self._all.add(connection)
+        if not connection.broken:  # it may have been lost before this task came to know that it was made
+            self._all.add(connection)
         return connection
 
     def _authorities(self) -> ssl.SSLContext:

@@ -197,7 +197,11 @@ class Push:
     def _send(self, connection: Connection) -> None:
         self._connection = connection
         connection.listener = self
-        connection.send(self._request.data)
+        try:
+            connection.send(self._request.data)
+        except Exception as error:  # the event loop would note it, and nobody be told
+            self._fault(error)
+            return
         if connection.broken:
             self.woken()
 

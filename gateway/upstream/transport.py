@@ -26,6 +26,7 @@ TransportKind = Literal["fast", "httpx"]
 _IDLE_CONNECTION_S: Final = 4.0
 _HEADERS: Final = {"accept-encoding": "identity", "user-agent": "unified-llm-gateway"}
 _PORTS: Final = {"http": 80, "https": 443}
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD"})
 _TARGETS: Final = 512  # engines times routes, and some to spare
 
 
@@ -139,15 +140,23 @@ class FastTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         limits = request.extensions.get("timeout", {})
-        connection = await self._pool.take(
-            _origin(request.url), connect_s=limits.get("connect"), pool_s=limits.get("pool")
-        )
-        try:
-            await _send(connection, request, limits.get("write"))
-            await _within(limits.get("read"), connection.head())
-        except BaseException:
-            connection.discard()
-            raise
+        origin = _origin(request.url)
+        while True:
+            connection = await self._pool.take(
+                origin, connect_s=limits.get("connect"), pool_s=limits.get("pool")
+            )
+            try:
+                await _send(connection, request, limits.get("write"))
+                await _within(limits.get("read"), connection.head())
+            except BaseException as error:
+                connection.discard()
+                # As in ``exchange``; but whoever comes by httpx may ask for what is not to be done twice.
+                ended = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+                again = ended and request.method in _IDEMPOTENT
+                if not (again and connection.reused and connection.silent):
+                    raise
+            else:
+                break
         incoming = Incoming(connection, self._pool)
         body = _Body(incoming, limits.get("read"))
         extensions = {"http_version": b"HTTP/1.1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -141,6 +142,30 @@ async def test_a_new_connection_that_is_closed_without_an_answer_is_an_error_at_
         with pytest.raises(httpx.RemoteProtocolError):
             await opened(http, server)
         assert server.accepted == 1
+
+
+async def test_a_connection_that_is_lost_as_it_is_made_is_no_longer_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the end of the client would wait for it for ever, and with a limit its place were lost."""
+    loop = asyncio.get_running_loop()
+    create = loop.create_connection
+
+    async def lost(*args: Any, **options: Any) -> Any:
+        transport, connection = await create(*args, **options)
+        transport.abort()
+        while connection._parser is not None:  # until connection_lost
+            await asyncio.sleep(0)
+        return transport, connection
+
+    async with serving(answering(WHOLE)) as server, engine_http(max_connections=1) as http:
+        monkeypatch.setattr(loop, "create_connection", lost, raising=False)
+        for _ in range(2):
+            with pytest.raises(httpx.ConnectError):
+                await opened(http, server)
+        assert busy(http) == 0
+        monkeypatch.undo()
+        assert await body_of(http, server) == b"hello"
 
 
 async def test_an_answer_that_breaks_off_on_a_kept_connection_is_not_asked_for_again() -> None:

@@ -213,7 +213,7 @@ async def test_a_connection_that_died_while_idle_is_not_used(transport: Transpor
             assert (requests, server.accepted) == (count, count)
 
 
-async def test_a_request_that_was_sent_is_never_sent_again(transport: TransportKind) -> None:
+async def test_a_post_that_was_sent_is_never_sent_again(transport: TransportKind) -> None:
     requests = 0
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
