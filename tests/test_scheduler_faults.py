@@ -58,8 +58,9 @@ def test_who_waits_for_another_model_gets_its_turn_when_a_start_fails() -> None:
     assert Start("b") in desk.say(10, StartFailed("a", "no"))
 
 
-def test_a_dead_engine_is_stopped_and_restarted_at_once_for_those_who_wait() -> None:
-    desk = Desk([model("a", max_concurrent=1)]).resident("a", busy=1)
+@pytest.mark.parametrize("gb", [8, 0])
+def test_a_dead_engine_is_stopped_and_restarted_at_once_for_those_who_wait(gb: float) -> None:
+    desk = Desk([model("a", gb, max_concurrent=1)]).resident("a", busy=1)
     desk.say(5, Arrived(1, "a"))
     assert desk.say(6, Died("a", "killed")) == [Stop("a", force=True)]
     desk.say(6, Finished(900))
@@ -157,10 +158,13 @@ def test_a_deadline_that_passes_refuses_the_request_on_time() -> None:
 # Operators, and idle hours
 
 
-def test_unload_drains_and_refuses_who_waits_and_the_next_request_loads_again() -> None:
-    desk = Desk([model("a", max_concurrent=1)]).resident("a", busy=1)
+@pytest.mark.parametrize("gb", [8, 0])
+def test_unload_drains_and_refuses_who_waits_and_the_next_request_loads_again(gb: float) -> None:
+    desk = Desk([model("a", gb, max_concurrent=1)]).resident("a", busy=1)
     desk.say(1, Arrived(1, "a"))
     assert refusal(desk.say(2, UnloadAsked("a")), 1).code == "unloaded"
+    assert desk.say(2, Arrived(3, "a", deadline=2.5)) == []
+    assert refusal(desk.say(2.5, Tick()), 3).code == "deadline"
     assert desk.say(3, Finished(900)) == [Stop("a")]
     assert desk.say(4, Stopped("a")) == []
     assert desk.say(5, Arrived(2, "a")) == [Start("a")]

@@ -243,7 +243,7 @@ class World:
 
 
 GB = 10**9
-SIZES = st.integers(1, 12)
+SIZES = st.integers(1, 12) | st.just(0)  # no memory is declared where there are no devices
 
 
 @st.composite
