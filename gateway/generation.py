@@ -252,9 +252,10 @@ class Generation:
     async def _call_engine(self) -> None:
         """Send the prompt and wait for the first token.
 
-        An engine that ended a moment ago may not be known to be gone yet. Nothing was sent then, so the
-        request asks for a place once more, and waits until the model is back. Where there are several
-        engines, others have been tried by then, as far as that is allowed.
+        An engine that ended a moment ago may not be known to be gone yet, or may just take its last
+        connections. It was not this request that ended it, which therefore asks for a place once more, and
+        waits until the model is back. Where there are several engines, others have been tried by then, as
+        far as that is allowed.
         """
         ticket = self._entered()
         begun, self._begun = self._begun, None
@@ -266,7 +267,8 @@ class Generation:
                 self._journey.wrong(self.spec.id, begun.error)
                 await self._attempts.go_on(begun, self._send)
         except EngineUnreachable as error:
-            if self._asked_again or not error.nothing_sent or ticket.has_replicas:
+            blameless = error.nothing_sent or ticket.was_in_doubt(self._sent)
+            if self._asked_again or not blameless or ticket.has_replicas:
                 raise
             self._asked_again = True
             self._line.metrics.count("gateway_retries_total", model=self.spec.id, why="unreachable")

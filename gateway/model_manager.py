@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -147,6 +148,7 @@ class ModelManager:
         if not self._is_in(model):
             return
         if not silent or entry.replicas.several:
+            entry.suspected_at = min(entry.suspected_at, self.now())
             self._tasks.spawn(self.look(model, reason))
         elif self.now() - entry.heard_at >= entry.silence_s:
             self._dispatch(Died(model, reason))
@@ -158,6 +160,8 @@ class ModelManager:
         """
         entry = self._entries[model]
         condition = await self._seen(entry)
+        if condition == "answers":
+            entry.suspected_at = math.inf
         # An engine that was ready and whose port is closed has crashed, though its process may not be reaped.
         is_dead = condition in ("ended", "loading")
         if is_dead and self._is_in(model):
@@ -304,6 +308,7 @@ class ModelManager:
             entry.loading_since = self.now()
         if change.state is State.READY and before is not State.DRAINING:
             entry.ready_at = entry.heard_at = self.now()
+            entry.suspected_at = math.inf
             self._watch(entry)
         elif change.state in (State.STOPPING, State.FAILED, State.STOPPED):
             self._unwatch(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -91,6 +92,8 @@ class Entry:
     loading_since: float = 0.0
     ready_at: float = 0.0
     heard_at: float = 0.0
+    suspected_at: float = math.inf
+    """When a request first had reason to think that it is gone; infinite while nothing says so."""
     operation: asyncio.Task[None] | None = None
     watcher: asyncio.Task[None] | None = None
     look: asyncio.Task[Condition] | None = None
@@ -227,6 +230,10 @@ class Ticket:
     def suspect(self, reason: str, *, silent: bool) -> None:
         """The engine failed this request in a way that may concern all. ``silent``: it said nothing."""
         self._manager.examine(self._entry.id, reason, silent=silent)
+
+    def was_in_doubt(self, at: float) -> bool:
+        """Whether the engine was suspected by then, by others: what was sent to it is not what ended it."""
+        return at >= self._entry.suspected_at
 
     async def lost(self) -> None:
         """Nothing answered at the engine's address. Returns once the manager has looked, and knows."""

@@ -18,7 +18,7 @@ DEADLINE_S = 20.0
 
 Step = bytes | str | float
 """Bytes to send; PAUSE (so long that the next bytes come apart from these), seconds to say nothing for,
-GATE (until the test opens it), HOLD (until the client leaves), RESET, or CLOSE."""
+GATE (until the test opens it), HOLD (until the client leaves), RESET, CLOSE, or DIE."""
 
 
 def chunk(data: bytes) -> bytes:
@@ -68,10 +68,14 @@ class Scripted:
     at: int = 0
     """How many steps have been gone."""
     gate: threading.Event = field(default_factory=threading.Event)
+    port: int = 0
+    """0: any that is free."""
+    dying: bool = False
+    """From a DIE on: connections are still taken, and reset, as by a process that is being ended."""
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port: int = self._listener.getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=512)
+        self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -80,6 +84,7 @@ class Scripted:
     def play(self, *scripts: Sequence[Step]) -> None:
         """From now on, and counting anew."""
         self.gate.clear()
+        self.dying = False
         self.scripts, self.asked, self.left, self.holds, self.at = list(scripts), 0, 0, False, 0
 
     def close(self) -> None:
@@ -87,6 +92,9 @@ class Scripted:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         for one in [*self._open]:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -102,9 +110,11 @@ class Scripted:
 
     def _serve(self, client: socket.socket) -> None:
         self._open.add(client)
+        if self.dying:
+            _reset(client)
         try:
             with client, contextlib.suppress(OSError):
-                while (head := self._request(client)) is not None and self._answer(client, head):
+                while not self.dying and (head := self._request(client)) and self._answer(client, head):
                     pass
         finally:
             self._open.discard(client)
@@ -150,6 +160,14 @@ class Scripted:
             return False
         else:
             if step == "RESET":
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                _reset(client)
+            if step == "DIE":
+                self.dying = True
+                self._hang_up()
             return False
         return True
+
+
+def _reset(client: socket.socket) -> None:
+    """Its end will be a reset."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -7,9 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fastpath.conftest import Way, start_way
+from fastpath.conftest import Start, Way, start_way
 from fastpath.scripted import answer, whole
-from harness import until
+from harness import start_gateway, until
+from server_wire.conftest import start_ordinary
 from server_wire.raw import connected, read
 
 from gateway import keyfile
@@ -45,3 +46,21 @@ def test_a_key_that_is_revoked_meanwhile_leaves_no_place_behind(locked: tuple[Wa
     until(way.settled, "its place to be free")
     echo = next(one for one in way.models() if one["id"] == "echo")
     assert echo["in_flight"] == 0
+
+
+@pytest.mark.parametrize("start", [start_gateway, start_ordinary], ids=["fast", "ordinary"])
+def test_an_engine_that_dies_is_an_error_for_one_and_nothing_for_who_comes_while_it_does(
+    start: Start, tmp_path: Path
+) -> None:
+    """Its last connections are taken and reset: whoever has one did not end it, and gets an answer."""
+    command = ["{python}", str(Path(__file__).parent / "dying_engine.py"), "{port}", str(tmp_path)]
+    once_more = {"switching": {"backoff_initial_s": 0.1}}
+    running = start(
+        tmp_path, {"models": [{"id": "echo", "family": "chatml", "command": command}], **once_more}
+    )
+    with closing(connected(running.url)) as client:
+        client.sendall(Way.request("native stream"))
+        assert b"event: error" in read(client, 1)[0].body
+        client.sendall(Way.request("plain"))
+        assert read(client, 1)[0].status == 200
+    running.stop()
