@@ -58,9 +58,11 @@ def test_an_engine_that_dies_is_an_error_for_one_and_nothing_for_who_comes_while
     running = start(
         tmp_path, {"models": [{"id": "echo", "family": "chatml", "command": command}], **once_more}
     )
-    with closing(connected(running.url)) as client:
-        client.sendall(Way.request("native stream"))
-        assert b"event: error" in read(client, 1)[0].body
-        client.sendall(Way.request("plain"))
-        assert read(client, 1)[0].status == 200
-    running.stop()
+    try:
+        with closing(connected(running.url)) as client:
+            client.sendall(Way.request("native stream"))
+            assert b"event: error" in read(client, 1)[0].body
+            client.sendall(Way.request("plain"))
+            assert read(client, 1)[0].status == 200
+    finally:
+        running.stop()
