@@ -20,7 +20,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.api.context import error_body, new_request_id
-from gateway.cycles import cycle_of
+from gateway.cycles import UntilTheEnd, cycle_of
 from gateway.errors import GatewayError, HeadTooLarge, RequestTimeout
 from gateway.fastpath.entry import FastPath
 from gateway.fastpath.heads import Known
@@ -207,6 +207,8 @@ class Connection(HttpToolsProtocol):
             self._body, self._body_bytes = [], 0
         else:
             super().on_headers_complete()
+            if self.parser.get_http_version() == "1.0":
+                self.cycle.__class__ = UntilTheEnd  # of the same form: uvicorn makes its cycles itself
             if len(self.pipeline) < MOST_IN_A_ROW:
                 # uvicorn stops reading while a request waits for the one before it, and then does not see
                 # that the client has left.

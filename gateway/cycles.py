@@ -1,4 +1,4 @@
-"""A request that the fast path gave up, as uvicorn has those that it has read itself."""
+"""Requests as uvicorn has them, where it has them otherwise: given up by the fast path, or of HTTP/1.0."""
 
 from __future__ import annotations
 
@@ -10,6 +10,26 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.fastpath.heads import Known
 from gateway.fastpath.passage import Passage
 from gateway.tickets import Begun
+
+
+class UntilTheEnd(RequestResponseCycle):
+    """The answer to a client of HTTP/1.0, which may not know chunks (RFC 9112, 6.1).
+
+    Where its length is not known, the end of the connection is the end of the answer.
+    """
+
+    _endless = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            self._endless = b"content-length" not in names
+            if self._endless:
+                self.chunked_encoding, self.keep_alive = False, False
+        elif self._endless:
+            # uvicorn counts down to the end of a length that is known.
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
 
 
 def cycle_of(

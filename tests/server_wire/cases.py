@@ -215,7 +215,6 @@ KEPT: dict[str, Case] = {
     "HTTP/1.0 and keep-alive": Case(
         posted("/v1/generate", BODY, "Connection: keep-alive", version="HTTP/1.0"), closes=True
     ),
-    "HTTP/1.0 stream": Case(posted("/generate_stream", BODY, version="HTTP/1.0"), closes=True),
     "HTTP/1.0 without a host": Case(b"GET /health HTTP/1.0\r\n\r\n", closes=True),
     "no host": Case(
         b"POST /generate HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n"

@@ -43,12 +43,22 @@ def test_spaces_behind_a_host_do_not_belong_to_it(pair: Pair) -> None:
     assert asked(pair, posted("/generate", BODY, "Host: localhost \t ")).statuses == [200]
 
 
-@pytest.mark.xfail(reason="answers to HTTP/1.0 are in chunks, too")
-def test_client_of_http_1_0_gets_no_chunks(pair: Pair) -> None:
+@pytest.mark.parametrize("path", ["/generate_stream", "/generate", "/metrics"])
+def test_client_of_http_1_0_gets_no_chunks(pair: Pair, path: str) -> None:
     """It may not know them (RFC 9112, 6.1): the end of the connection is the end of the answer."""
+    plain = b"GET /metrics HTTP/1.0\r\n\r\n"
     with closing(connected(pair.served.url)) as client:
-        client.sendall(posted("/generate_stream", BODY, version="HTTP/1.0"))
+        client.sendall(plain if path == "/metrics" else posted(path, BODY, version="HTTP/1.0"))
         answer = b""
         while piece := client.recv(65536):
             answer += piece
-    assert b"transfer-encoding" not in answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    if path == "/generate_stream":
+        *events, rest = body.split(b"\n\n")
+        assert rest == b""
+        assert len(events) > 1
+        assert all(event.startswith(b"data:") for event in events)
+    else:
+        assert f"content-length: {len(body)}".encode() in head
