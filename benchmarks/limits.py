@@ -144,6 +144,10 @@ def _phase(place: Place, phase: Phase) -> dict[str, Any]:
         busy = place.weighed.cpu_s() - used
         weight = _weight(place.weighed)
         end = run.mark()
+        if (held := weight["sockets"] // 2) < phase.streams:
+            raise RuntimeError(
+                f"only {held:g} of {phase.streams} streams were still there after {lasted:.0f} s"
+            )
         said = run.result() if phase.rate else {}
         run.kill()
     found = {

@@ -17,6 +17,7 @@ _REGISTRY = """models:
     family: qwen2
     url: {source}
     limits: {{max_concurrent: 8192, max_queue: 8192}}
+    timeouts: {{between_tokens_s: 600, total_s: 900}}  # idle streams are held for longer than people wait
 """
 _LITELLM = """model_list:
   - model_name: bench

@@ -43,17 +43,17 @@ class Weighed:
 
     def sockets(self) -> int:
         """Open file descriptors that are sockets."""
-        return sum(self._descriptors("socket:"))
+        return sum(self._are_sockets())
 
     def descriptors(self) -> int:
         """All open file descriptors."""
-        return sum(self._descriptors(""))
+        return sum(map(_open_files, self._tree()))
 
-    def _descriptors(self, kind: str) -> Iterator[bool]:
+    def _are_sockets(self) -> Iterator[bool]:
         for pid in self._tree():
             for name in _listed(Path(f"/proc/{pid}/fd")):
                 with suppress(OSError):  # closed since
-                    yield str(Path(f"/proc/{pid}/fd/{name}").readlink()).startswith(kind)
+                    yield str(Path(f"/proc/{pid}/fd/{name}").readlink()).startswith("socket:")
 
     def _tree(self) -> list[int]:
         found = [self.pid]
@@ -68,6 +68,15 @@ def _listed(folder: Path) -> list[str]:
         return [entry.name for entry in folder.iterdir()]
     except OSError:
         return []
+
+
+def _open_files(pid: int) -> int:
+    """The kernel's own count, since Linux 6.2; a list of thousands is read while it changes."""
+    folder = Path(f"/proc/{pid}/fd")
+    try:
+        return folder.stat().st_size or len(_listed(folder))
+    except OSError:
+        return 0
 
 
 def _read(path: Path) -> str:
