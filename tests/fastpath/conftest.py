@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from fastpath.scripted import Scripted, Step, whole
 from harness import Running, free_port, model, start_gateway, until
 from server_wire.conftest import start_ordinary
 from server_wire.raw import Answer, comparable, connected, posted, read
+
+from gateway.replicas import FULL_S
 
 ID = "x-request-id: the-one"
 BODY: dict[str, Any] = {"inputs": "one two three", "parameters": {"max_new_tokens": 3}}
@@ -47,6 +50,8 @@ class Way:
     """An address at which nobody listens."""
     admin: str = ""
     """A key, where one is needed."""
+    full_until: float = 0.0
+    """Until then, a replica that said that it is full comes last."""
 
     def _get(self, path: str) -> httpx.Response:
         return httpx.get(self.running.url + path, timeout=10, headers={"x-api-key": self.admin})
@@ -151,12 +156,16 @@ class Ways:
         self, way: Way, form: str, scripts: tuple[list[Step], ...], name: str, second: list[Step] | None
     ) -> tuple[Answer, dict[str, Any]]:
         ready(way)
+        time.sleep(max(0.0, way.full_until - time.monotonic()))  # else how fast a test runs would decide
         way.engine.play([whole()])
         way.second.play([whole()])
         before, begin = way.figures(), len(way.running.output)
         way.engine.play(*scripts)
         way.second.play(second or scripts[0])
         answers = way.ask(form, name, ID)
+        played = (*scripts[0], *(second or ()))
+        if name == "two" and any(isinstance(step, bytes) and b" 429 " in step for step in played):
+            way.full_until = time.monotonic() + FULL_S
         until(way.settled, "nothing to be under way")
         until(lambda: way.lines(begin), "its line in the log")
         after = way.figures()
