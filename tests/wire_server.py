@@ -10,6 +10,11 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gateway.upstream.connection import Connection
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 DEADLINE_S = 5.0
@@ -121,3 +126,23 @@ async def request_of(reader: asyncio.StreamReader) -> bytes:
     lines = head.lower().split(b"\r\n")
     length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
     return head + await reader.readexactly(length)
+
+
+def lose_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on connections are made, and lost before whoever asked for one comes to know of it."""
+    loop = asyncio.get_running_loop()
+    create = loop.create_connection
+
+    async def lost(*args: Any, **options: Any) -> Any:
+        transport, connection = await create(*args, **options)
+        await lose(connection)
+        return transport, connection
+
+    monkeypatch.setattr(loop, "create_connection", lost, raising=False)
+
+
+async def lose(connection: Connection) -> None:
+    """End it on this side, and see the event loop to the end of it."""
+    connection._out().abort()
+    while connection._parser is not None:  # until connection_lost
+        await asyncio.sleep(0)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from wire_server import lose_all
 
 from gateway.errors import GatewayError, InternalError, InvalidRequest
 from gateway.schemas import Clocks, Completed, Piece, RawTokens
 from gateway.upstream.base import ClockTimeout, EngineUnreachable, Truncated
-from gateway.upstream.connection import Connection
 from gateway.upstream.push import Alarms, Push
 from gateway.upstream.tgi import TgiEngine
 from gateway.upstream.transport import EngineHttp, FastTransport
@@ -101,26 +101,6 @@ async def at_rest(caller: Caller) -> None:
     assert not caller.alarms._all
 
 
-def lost_at_once(take: Any) -> Any:
-    """Connections are made, and lost before whoever asked for one comes to know of it."""
-
-    async def taken(*args: Any, **options: Any) -> Connection:
-        connection: Connection = await take(*args, **options)
-        await lose(connection)
-        return connection
-
-    return taken
-
-
-async def lose(connection: Connection | None) -> None:
-    """End it from the other side of the transport: as the operating system would, and seen to its end."""
-    assert connection is not None
-    connection._out().abort()
-    async with asyncio.timeout(10):
-        while connection._parser is not None:  # until connection_lost
-            await asyncio.sleep(0)
-
-
 async def test_tokens_pass_as_they_were_written(serve: Any, caller: Caller) -> None:
     async with serve(["STREAM", chunk(TOKEN), "PAUSE", chunk(TOKEN), "PAUSE", chunk(LAST), "END"]) as engine:
         listener = await caller.told(engine.url)
@@ -169,30 +149,13 @@ async def test_a_connection_that_is_lost_before_its_use_is_told_and_nothing_was_
     serve: Any, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine that dies may still take connections, and end them before anything is sent."""
-    monkeypatch.setattr(caller.http.pool, "take", lost_at_once(caller.http.pool.take))
     async with serve(["HOLD"]) as engine:
+        lose_all(monkeypatch)
         listener = await caller.told(engine.url)
         assert isinstance(listener.error, EngineUnreachable)
         assert listener.error.nothing_sent
         assert engine.requests == []
         await at_rest(caller)
-
-
-async def test_a_kept_connection_that_is_lost_before_its_use_costs_another_try(
-    serve: Any, caller: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    good = ["STREAM", chunk(LAST), "END"]
-    async with serve(good, good) as engine:
-        assert (await caller.told(engine.url)).error is None
-        await at_rest(caller)
-        kept = caller.http.pool.spare
-        spares = [kept(origin) for origin in [*caller.http.pool._idle]]
-        monkeypatch.setattr(
-            caller.http.pool, "spare", lambda origin: spares.pop() if spares else kept(origin)
-        )
-        await lose(spares[0])
-        assert (await caller.told(engine.url)).error is None
-        assert (len(engine.requests), engine.connections) == (2, 2)
 
 
 async def test_nobody_listens(caller: Caller) -> None:

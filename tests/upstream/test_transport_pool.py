@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
-from wire_server import WireServer, answering, request_of, serving
+from wire_server import WireServer, answering, lose, lose_all, request_of, serving
 
 from gateway.upstream.connection import Connection
 from gateway.upstream.pool import Origin
@@ -148,24 +147,29 @@ async def test_a_connection_that_is_lost_as_it_is_made_is_no_longer_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else the end of the client would wait for it for ever, and with a limit its place were lost."""
-    loop = asyncio.get_running_loop()
-    create = loop.create_connection
-
-    async def lost(*args: Any, **options: Any) -> Any:
-        transport, connection = await create(*args, **options)
-        transport.abort()
-        while connection._parser is not None:  # until connection_lost
-            await asyncio.sleep(0)
-        return transport, connection
-
     async with serving(answering(WHOLE)) as server, engine_http(max_connections=1) as http:
-        monkeypatch.setattr(loop, "create_connection", lost, raising=False)
+        lose_all(monkeypatch)
         for _ in range(2):
             with pytest.raises(httpx.ConnectError):
                 await opened(http, server)
         assert busy(http) == 0
         monkeypatch.undo()
         assert await body_of(http, server) == b"hello"
+
+
+async def test_a_kept_connection_that_is_lost_as_it_is_taken_says_so_when_it_is_used() -> None:
+    """By what whoever has it knows that another one may do."""
+    async with serving(answering(WHOLE)) as server, engine_http() as http:
+        assert await body_of(http, server) == b"hello"
+        (origin,) = http.pool._idle
+        connection = http.pool.spare(origin)
+        assert connection is not None
+        await lose(connection)
+        connection.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert isinstance(connection.failure, httpx.ConnectError)
+        assert connection.reused
+        assert connection.silent
+        http.pool.give_back(connection)
 
 
 async def test_an_answer_that_breaks_off_on_a_kept_connection_is_not_asked_for_again() -> None:
