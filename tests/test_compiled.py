@@ -178,8 +178,8 @@ SUITES = (
     "tests/test_connections.py",
     "tests/test_workers_parts.py",
 )
-# test_taken puts a subclass into the place of a class, which cannot be where that is compiled. Byte by byte is cut at every
-# byte, only slower.
+# test_taken puts a subclass into the place of a class, which cannot be where that is compiled.
+# What comes byte by byte is cut at every byte elsewhere, and takes a minute.
 LEFT_OUT = ("--ignore-glob=*/server_wire/test_taken.py", "-k", "not byte_by_byte")
 
 
