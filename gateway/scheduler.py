@@ -15,15 +15,7 @@ from collections.abc import Iterable
 
 from gateway.switching import outlook
 from gateway.switching.admission import has_place, next_place_s, refused_because
-from gateway.switching.books import (
-    HOLDS_MEMORY,
-    Device,
-    Model,
-    Request,
-    cheapest_victims,
-    room_complaint,
-    want_preloads,
-)
+from gateway.switching.books import Device, Model, Request, cheapest_victims, room_complaint, want_preloads
 from gateway.switching.lending import Lending
 from gateway.switching.lifecycle import Lifecycle
 from gateway.switching.moments import next_wake, return_at
@@ -315,7 +307,7 @@ class Scheduler:
         ahead = promised = 0
         for model in sorted(self._newcomers(device, now), key=lambda m: self._turn(m, now)):
             size = model.footprint_bytes
-            if model.state in HOLDS_MEMORY or size + ahead > device.attainable_bytes(but=model):
+            if model.holds_memory or size + ahead > device.attainable_bytes(but=model):
                 ahead += size
                 continue
             coming = device.free_bytes() + device.leaving_bytes() - promised

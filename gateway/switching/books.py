@@ -67,8 +67,13 @@ class Model:
     soonest_deadline: float = math.inf
 
     @property
+    def holds_memory(self) -> bool:
+        """Whether something of its engine is there, or may be, however little it is known to need."""
+        return self.state in HOLDS_MEMORY
+
+    @property
     def holds_bytes(self) -> int:
-        return self.footprint_bytes if self.policy.managed and self.state in HOLDS_MEMORY else 0
+        return self.footprint_bytes if self.policy.managed and self.holds_memory else 0
 
     @property
     def demanded(self) -> bool:

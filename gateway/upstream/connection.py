@@ -16,6 +16,7 @@ import httpx
 
 _HOLD_BYTES: Final = 64 * 1024  # of a body that nobody reads; then the engine is not read from either
 _FRAMING_BYTES: Final = 256 * 1024  # of heads, extensions and trailers in a row, without one byte of a body
+_UNUSED: Final = "the engine closed the connection before its use"
 _NO_BODY: Final = frozenset({204, 304})
 _CHUNKED: Final = b"transfer-encoding"
 _LENGTH: Final = b"content-length"
@@ -121,6 +122,13 @@ class Connection(asyncio.Protocol):
         """Whether not a single byte of the answer has come."""
         return not self._framing and not self.headed
 
+    @property
+    def ended_as_taken(self) -> bool:
+        """Of an exchange that broke: whether its kept connection was being closed already, without a byte of
+        an answer (llama.cpp's server does so after a hundred requests). Another one may do; a new connection
+        that ends has no such excuse."""
+        return self.reused and self.silent
+
     def send(self, data: bytes, *, headless: bool = False) -> None:
         """Begin an exchange. ``data`` is the request, or its beginning; ``headless``: it is a HEAD.
 
@@ -130,7 +138,7 @@ class Connection(asyncio.Protocol):
         self._begin(headless=headless)
         self.busy = True
         if self._failure is not None or self._out().is_closing():
-            self._failure = _connect_error(self.failure)
+            self._failure = _caused(httpx.ConnectError, self.failure, _UNUSED)
         else:
             self._out().write(data)
 
@@ -286,7 +294,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._keep = False
         if not self.ended:
-            self._fail(_read_error(exc) if exc is not None else _protocol_error(self._cut_short()))
+            self._fail(
+                _caused(httpx.ReadError, exc) if exc is not None else _protocol_error(self._cut_short())
+            )
         self._parser = None  # it holds this connection, and would have to be found by the collector
         self._poll = None
         self.resume_writing()
@@ -358,18 +368,13 @@ def _protocol_error(what: str) -> Callable[[], httpx.TransportError]:
     return lambda: httpx.RemoteProtocolError(what)
 
 
-def _connect_error(cause: Exception | None) -> Callable[[], httpx.TransportError]:
+def _caused(
+    kind: type[httpx.TransportError], cause: Exception | None, otherwise: str = ""
+) -> Callable[[], httpx.TransportError]:
+    """``otherwise``: what is said where no cause is known."""
+
     def make() -> httpx.TransportError:
-        error = httpx.ConnectError(str(cause) if cause else "the engine closed the connection before its use")
-        error.__cause__ = cause
-        return error
-
-    return make
-
-
-def _read_error(cause: Exception) -> Callable[[], httpx.TransportError]:
-    def make() -> httpx.TransportError:
-        error = httpx.ReadError(str(cause))
+        error = kind(otherwise if cause is None else str(cause))
         error.__cause__ = cause
         return error
 

@@ -302,7 +302,7 @@ class Push:
         """Before any head. A kept connection that ends without a byte was being closed as it was taken:
         the request goes to another one. A new connection has no such excuse."""
         connection.listener = None
-        again = connection.reused and connection.silent
+        again = connection.ended_as_taken
         failure = connection.failure
         connection.discard()
         self._connection = None

@@ -130,7 +130,7 @@ class FastTransport(httpx.AsyncBaseTransport):
                 await connection.head()
             except httpx.TransportError:
                 connection.discard()
-                if not (connection.reused and connection.silent):
+                if not connection.ended_as_taken:
                     raise
             except BaseException:
                 connection.discard()
@@ -153,7 +153,7 @@ class FastTransport(httpx.AsyncBaseTransport):
                 # As in ``exchange``; but whoever comes by httpx may ask for what is not to be done twice.
                 ended = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
                 again = ended and request.method in _IDEMPOTENT
-                if not (again and connection.reused and connection.silent):
+                if not (again and connection.ended_as_taken):
                     raise
             else:
                 break

@@ -20,9 +20,8 @@ def clock_timeout(
     clock: Clock, limit_s: float, happened: str, *, engine_suspect: bool = True
 ) -> ClockTimeout:
     """The error for a clock of ``limit_s`` seconds that ran out."""
-    message = (
-        f"{happened} within {round(limit_s, 3):g} s ({clock} clock)"  # what is left of it may be 0.399998
-    )
+    # What is left of one may be 0.399998.
+    message = f"{happened} within {round(limit_s, 3):g} s ({clock} clock)"
     return ClockTimeout(clock, message, hint=_HINTS[clock], engine_suspect=engine_suspect)
 
 
