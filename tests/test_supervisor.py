@@ -31,13 +31,16 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLE
 # A grandchild in a session of its own, whose parent is gone: no signal to a process group finds it.
 ESCAPE = """
 import os, time
+said, say = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         print("escaped", os.getpid(), flush=True)
+        os.write(say, b"!")
         time.sleep(600)
     os._exit(0)
 os.wait()
+os.read(said, 1)  # whoever ends before may see it killed before it spoke
 """
 
 

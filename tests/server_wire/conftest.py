@@ -77,7 +77,4 @@ def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for name in ("pair", "locked"):
         if name in request.fixturenames:
-            # A known one is left out: of several requests on a connection that ends, only the last is told
-            # (test_leaving.py). Delete this when that is mended.
-            faults = request.getfixturevalue(name).served.output.split("Traceback")[1:]
-            assert not [text for text in faults if "the handler is closed" not in text]
+            assert "Traceback" not in request.getfixturevalue(name).served.output

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import closing
 
 from server_wire.cases import BODY, ROUTES, STREAM
 from server_wire.conftest import Pair
-from server_wire.raw import Answer, connected, posted, read
+from server_wire.raw import DATE, Answer, connected, posted, read
 
-DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 RAW = {"scenario": "raw"}
 
 
