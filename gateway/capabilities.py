@@ -37,6 +37,10 @@ class Wanting(Protocol):
     def logprobs(self) -> bool: ...
 
 
+Able = Callable[[ModelSpec], Mapping[str, bool | None]]
+"""What a model can do, as ``of`` has it."""
+
+
 def of(spec: ModelSpec, known: Mapping[str, bool]) -> dict[str, bool | None]:
     """Each capability of a model: true, false, or None where nobody knows. ``known`` is its engine's."""
     declared = spec.capabilities.model_dump(exclude_none=True)
@@ -57,12 +61,12 @@ def wanted_by(request: Wanting) -> dict[str, str]:
     return {name: field for name, field in wanted.items() if field is not None}
 
 
-def check(spec: ModelSpec, request: Wanting, able: Callable[[], Mapping[str, bool | None]]) -> None:
+def check(spec: ModelSpec, request: Wanting, able: Able) -> None:
     """Raise NotSupported for the first thing that ``request`` wants and the model is not ``able`` to do."""
-    if request.conversation is None and not request.logprobs and not _ASKING & request.parameters.keys():
+    if request.conversation is None and not request.logprobs and _ASKING.isdisjoint(request.parameters):
         return
     wanted = wanted_by(request)
-    refused = next((name for name in wanted if able()[name] is False), None)
+    refused = next((name for name in wanted if able(spec)[name] is False), None)
     if refused is not None:
         field = wanted[refused]
         raise NotSupported(

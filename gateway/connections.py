@@ -279,7 +279,8 @@ class Connection(HttpToolsProtocol):
         if found is None or not self._begin(fast, *found):
             return False
         self._stop_expecting()
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         return True
 
     def _begin(self, fast: FastPath, known: Known, body: bytes) -> bool:
@@ -333,7 +334,8 @@ class Connection(HttpToolsProtocol):
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self._rest()
 
     def _rest(self) -> None:

@@ -6,7 +6,6 @@ Owns nothing of any request.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from gateway import capabilities
 from gateway.config import ModelSpec, Registry
@@ -15,7 +14,7 @@ from gateway.experiments import Experiments, Load
 from gateway.journey import FigureBook
 from gateway.metrics import Metrics
 from gateway.model_manager import ModelManager
-from gateway.preparing import GenerationRequest, Prepared, prepare
+from gateway.preparing import GenerationRequest, Prepared, Preparer
 from gateway.routing import Asked, Routing
 from gateway.scenarios import ScenarioBook
 from gateway.scheduler import State
@@ -38,7 +37,7 @@ class Line:
         heartbeat_s: float,
     ) -> None:
         self._registry = registry
-        self._scenarios = scenarios
+        self.preparer = Preparer(scenarios, self.capabilities)
         self._manager = manager
         self._engines = engines
         self._metrics = metrics
@@ -55,14 +54,7 @@ class Line:
         """Everything that can be refused without an engine. Raises InvalidRequest and ModelNotFound."""
         spec = request.who.spec if request.who is not None else self.spec(request.model)
         current().about(spec.id)
-        return self.prepare_for(spec, request)
-
-    def prepare_for(
-        self, spec: ModelSpec, request: GenerationRequest, known: dict[str, Any] | None = None
-    ) -> Prepared:
-        """The same for a model that is known. Leaves no trail. ``known``: see ``preparing.prepare``."""
-        capabilities.check(spec, request, lambda: self.capabilities(spec))
-        return prepare(request, spec, self._scenarios, known)
+        return self.preparer.prepare(spec, request)
 
     def capabilities(self, spec: ModelSpec) -> dict[str, bool | None]:
         """What a model can do: true, false, or None where nobody knows yet."""

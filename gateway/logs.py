@@ -165,7 +165,7 @@ class Alike:
             self._style = style
             self._pieces = style.pattern(log.name, self._message, self._route, self._status, self._model)
         # To one digit, as round() has it, and a third of its price.
-        ms = f"{1000 * total_s:.1f}"
+        ms = format(1000 * total_s, ".1f")
         log.add(style.line_like(self._pieces, int(time.time()), request_id, ms, tokens))
 
     def _fields(self, request_id: str, total_s: float, tokens: int | None) -> dict[str, object]:
@@ -242,7 +242,7 @@ class AccessLog:
             with handler.lock or contextlib.nullcontext():
                 for part in _parts(lines):
                     handler.stream.write(part)
-                    handler.flush()
+                    handler.stream.flush()
         except Exception:  # as logging has it: what cannot be logged is no reason to stop
             handler.handleError(self._logger.makeRecord(self.name, logging.INFO, "", 0, lines[0], (), None))
 

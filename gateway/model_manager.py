@@ -9,7 +9,6 @@ Starting and stopping take long and run in tasks that belong to the model, never
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import time
@@ -31,10 +30,8 @@ from gateway.scheduler import (
     Changed,
     Died,
     Event,
-    Finished,
     Found,
     Grant,
-    Left,
     LoadAsked,
     ModelView,
     Outlook,
@@ -50,6 +47,7 @@ from gateway.scheduler import (
 )
 from gateway.switch_costs import SwitchCosts
 from gateway.tickets import FOUND, Condition, Entry, Lender, Progress, Ticket, error_for
+from gateway.turnstile import Turnstile
 
 logger = logging.getLogger("gateway.models")
 SUPERVISOR_POLL_S = 1.0
@@ -67,13 +65,12 @@ class ModelManager:
         self._metrics = metrics
         self._operations = Operations(self, metrics)
         self._costs = SwitchCosts(metrics, {entry.id: entry.device for entry in entries})
-        self._tickets: dict[int, Ticket] = {}
-        self._ids = itertools.count(1)
+        self._turnstile = Turnstile(self, self._entries, scheduler)
+        self.place, self.lend = self._turnstile.place, self._turnstile.lend
         self._timer: asyncio.TimerHandle | None = None
         self._lender: Lender | None = None
         self.lending = scheduler.lending
         self._tasks = ModelTasks()
-        self._winding_down = False
         self.events = EventHub()
 
     # ------------------------------------------------------------ for requests
@@ -87,50 +84,25 @@ class ModelManager:
         entry = self._entries[model]
         if not entry.control.managed and self.view(model).state is State.FAILED:
             await self._look_again(entry)
-        ticket, deadline = Ticket(self, entry, next(self._ids)), self.now() + wait_s
+        ticket, deadline = self._turnstile.ticket(model), self.now() + wait_s
         if self._lender is not None and self.lending.full(model):
             # It waits, is refused, or has another model go, for requests that really run alone.
             await self._lender.call_home(model)
             self._refuse_at_the_end(model)
-        self._tickets[ticket.id] = ticket
+        self._turnstile.tickets[ticket.id] = ticket
         self._dispatch(Arrived(ticket.id, model, deadline=deadline, mark=mark))
         if ticket.refusal is not None:
             raise ticket.refusal
         return ticket
 
     def _refuse_at_the_end(self, model: str) -> None:
-        if self._winding_down:
+        if self._turnstile.shut:
             self._metrics.count("gateway_rejected_total", model=model, why="shutting_down")
             raise ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK)
-
-    def place(self, model: str, mark: int) -> Ticket | None:
-        """A place in the engine now; None where a request has to wait for one, or is refused."""
-        number = next(self._ids)
-        if self._winding_down or not self._scheduler.admit_at_once(number, model, mark, self.now()):
-            return None
-        ticket = self._tickets[number] = Ticket(self, self._entries[model], number)
-        ticket.grant()
-        return ticket
 
     def lends_through(self, lender: Lender) -> None:
         """Places may be lent from now on, and ``lender`` knows which are."""
         self._lender = lender
-
-    def lend(self, model: str) -> Ticket | None:
-        """A place in the engine for requests to come, in another process; None where there is none."""
-        number = next(self._ids)
-        if self._winding_down or not self.lending.take(number, model, self.now()):
-            return None
-        ticket = self._tickets[number] = Ticket(self, self._entries[model], number)
-        ticket.grant()
-        return ticket
-
-    def closed(self, ticket_id: int, *, granted: bool, at: float | None = None) -> None:
-        """A request ended, or its client left. ``at``: when a lent place was used the last time."""
-        self._tickets.pop(ticket_id, None)
-        if granted and self._scheduler.ended_quietly(ticket_id, self.now()):
-            return
-        self._dispatch(Finished(ticket_id, at) if granted else Left(ticket_id))
 
     def outlook(self, ticket_id: int) -> Outlook:
         try:
@@ -240,12 +212,12 @@ class ModelManager:
 
     def wind_down(self) -> None:
         """The end is near: who waits is told so at once, who is being answered may finish."""
-        self._winding_down = True
+        self._turnstile.shut = True
         self.events.close()
-        for ticket in [ticket for ticket in self._tickets.values() if not ticket.granted]:
+        for ticket in [ticket for ticket in self._turnstile.tickets.values() if not ticket.granted]:
             ticket.refuse(ModelUnavailable(SHUTTING_DOWN, hint=COME_BACK))
             self._metrics.count("gateway_rejected_total", model=ticket.model, why="shutting_down")
-            self.closed(ticket.id, granted=False)
+            self._turnstile.closed(ticket.id, granted=False)
 
     async def _end(self) -> None:
         if self._timer is not None:
@@ -262,15 +234,16 @@ class ModelManager:
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, Died) and self._is_in(event.model):
             self._metrics.count("gateway_engine_restarts_total", model=event.model)
-        for action in self._scheduler.handle(event, self.now()):
-            self._do(action)
+        now = self.now()
+        for action in self._scheduler.handle(event, now):
+            self._do(action, now)
         if self._lender is not None:
             self._lender.look()
 
-    def _do(self, action: Action) -> None:
+    def _do(self, action: Action, now: float) -> None:
         match action:
             case Grant(request_id):
-                self._tickets[request_id].grant()
+                self._turnstile.tickets[request_id].grant(now)
             case Refuse():
                 self._refuse(action)
             case Start(model):
@@ -285,7 +258,7 @@ class ModelManager:
                 self._wake_at(at)
 
     def _refuse(self, action: Refuse) -> None:
-        ticket = self._tickets.pop(action.request_id, None)
+        ticket = self._turnstile.tickets.pop(action.request_id, None)
         if ticket is not None:
             ticket.refuse(error_for(action))
             self._metrics.count("gateway_rejected_total", model=ticket.model, why=action.code)
@@ -325,7 +298,7 @@ class ModelManager:
         if entry.progress is not None:
             event |= {"phase": entry.progress.phase, "progress": entry.progress.fraction}
         self.events.publish(event)
-        for ticket in self._tickets.values():
+        for ticket in self._turnstile.tickets.values():
             if not ticket.granted:
                 ticket.tell()
 

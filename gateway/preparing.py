@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
+from gateway import capabilities
 from gateway import parameters as rules
 from gateway.config import ModelSpec
 from gateway.records import record
@@ -62,6 +63,24 @@ class Prepared:
     def stop(self) -> tuple[str, ...]:
         """The strings that end a turn, where the prompt was rendered here."""
         return self.prompt.stop if isinstance(self.prompt, Prompt) else ()
+
+
+class Preparer:
+    """Prepares requests for models that are known."""
+
+    def __init__(self, scenarios: ScenarioBook, able: capabilities.Able) -> None:
+        self._scenarios = scenarios
+        self._able = able
+
+    def prepare(
+        self, spec: ModelSpec, request: GenerationRequest, known: dict[str, Any] | None = None
+    ) -> Prepared:
+        """Everything that can be refused without an engine. Raises InvalidRequest and NotSupported.
+
+        ``known``: see the function.
+        """
+        capabilities.check(spec, request, self._able)
+        return prepare(request, spec, self._scenarios, known)
 
 
 def prepare(

@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     transport: Literal["fast", "httpx"] = Field(
-        "fast", description="connections to engines: the gateway's own, or httpx's"
+        "fast",
+        description="connections to engines: the gateway's own, or httpx's, where a kept connection that the "
+        "engine is just closing fails a request",
     )
     workers: int = Field(
         1, ge=1, le=64, description="processes that answer; more than one: for when one fills its core"

@@ -143,11 +143,11 @@ class Ticket:
         "refusal",
     )
 
-    def __init__(self, owner: Owner, entry: Entry, ticket_id: int) -> None:
+    def __init__(self, owner: Owner, entry: Entry, ticket_id: int, asked_at: float) -> None:
         self.id = ticket_id
         self._manager = owner
         self._entry = entry
-        self._asked_at = owner.now()
+        self._asked_at = asked_at
         self._granted_at: float | None = None
         self._news: asyncio.Event | None = None  # made by the first who waits: most are granted at once
         self.refusal: GatewayError | None = None
@@ -200,9 +200,9 @@ class Ticket:
         if self.refusal is not None:
             raise self.refusal
 
-    def visit(self) -> str:
+    def visit(self, now: float | None = None) -> str:
         """The address of the engine that the request goes to, once granted."""
-        self._visit = self._entry.replicas.enter(self._manager.now())
+        self._visit = self._entry.replicas.enter(self._manager.now() if now is None else now)
         return self._visit.replica.url
 
     def visit_another(self, been: Collection[str]) -> str | None:
@@ -210,11 +210,12 @@ class Ticket:
         self._visit = self._entry.replicas.enter_another(self._manager.now(), been)
         return self._visit.replica.url if self._visit is not None else None
 
-    def left(self, outcome: Outcome, reason: str | None = None) -> None:
+    def left(self, outcome: Outcome, reason: str | None = None, now: float | None = None) -> None:
         """The engine is done with the request, one way or the other. Harmless when it was left before."""
         visit, self._visit = self._visit, None
         if visit is not None:
-            self._entry.replicas.leave(visit, outcome, self._manager.now(), reason)
+            now = self._manager.now() if now is None else now
+            self._entry.replicas.leave(visit, outcome, now, reason)
 
     @property
     def has_replicas(self) -> bool:
@@ -248,8 +249,8 @@ class Ticket:
 
     # The manager's side.
 
-    def grant(self) -> None:
-        self._granted_at = self._manager.now()
+    def grant(self, now: float) -> None:
+        self._granted_at = now
         self.tell()
 
     def refuse(self, error: GatewayError) -> None:

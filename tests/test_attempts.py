@@ -45,7 +45,7 @@ class Case:
         self.owner, self.metrics = Owner(), Metrics()
         self.replicas = ReplicaSet(urls, trusted=True)
         entry = Entry("m", None, None, 1.0, replicas=self.replicas)  # type: ignore[arg-type]
-        self.ticket = Ticket(self.owner, entry, 1)  # type: ignore[arg-type]
+        self.ticket = Ticket(self.owner, entry, 1, 0.0)  # type: ignore[arg-type]
         self.attempts = Attempts(ModelSpec.model_validate(record), self.metrics)
         self.errors = list(errors)
         self.sent: list[str] = []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from pydantic import BaseModel
 
 from gateway.aliases import NO_ARM
 from gateway.answers import Answer, Receipt, Waiting
+from gateway.api.receipt_lines import headers_in, time_lines
 from gateway.routing import DIRECT, Origin
 from gateway.switching.vocabulary import Phase
 from gateway.tickets import Progress
@@ -25,9 +25,6 @@ class ReceiptBody(BaseModel):
     gateway_ms: float
     total_ms: float
 
-
-_THOUSANDTHS: Final = [f".{part:03d}".rstrip("0") if part else ".0" for part in range(1000)]
-"""Thousandths, as Python writes them behind a number."""
 
 DOING: Mapping[Phase, str] = {
     "queued": "queued for",
@@ -73,38 +70,7 @@ def origin_headers(model_id: str, origin: Origin) -> dict[str, str]:
 
 def receipt_headers(answer: Answer) -> dict[str, str]:
     """The receipt as response headers: ``x-gateway-queue-ms`` and so on, and who answered."""
-    return origin_headers(answer.model_id, answer.origin) | headers_in(_lines(answer.receipt))
-
-
-def receipt_lines(answer: Answer) -> str:
-    """The same as they stand in a head, for an answer of who was asked by name."""
-    return f"x-gateway-model: {answer.model_id}\r\n{_lines(answer.receipt)}"
-
-
-def _lines(receipt: Receipt) -> str:
-    # Out of whole numbers: to write a float down costs twice as much.
-    queue, load, prefill = receipt.queue_us, receipt.load_us, receipt.prefill_us
-    decode, gateway, total = receipt.decode_us, receipt.gateway_us, receipt.total_us
-    parts = _THOUSANDTHS
-    return (
-        f"x-gateway-queue-ms: {queue // 1000}{parts[queue % 1000]}\r\n"
-        f"x-gateway-load-ms: {load // 1000}{parts[load % 1000]}\r\n"
-        f"x-gateway-prefill-ms: {prefill // 1000}{parts[prefill % 1000]}\r\n"
-        f"x-gateway-decode-ms: {decode // 1000}{parts[decode % 1000]}\r\n"
-        f"x-gateway-gateway-ms: {gateway // 1000}{parts[gateway % 1000]}\r\n"
-        f"x-gateway-total-ms: {total // 1000}{parts[total % 1000]}\r\n"
-    )
-
-
-def header_lines(headers: Mapping[str, str]) -> str:
-    """Headers as they stand in a head, each with its line end."""
-    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-
-
-def headers_in(lines: str) -> dict[str, str]:
-    """What ``header_lines`` was made of."""
-    parted = [line.partition(": ") for line in lines.split("\r\n")[:-1]]
-    return {name: value for name, _, value in parted}
+    return origin_headers(answer.model_id, answer.origin) | headers_in(time_lines(answer.receipt))
 
 
 def waiting_comment(waiting: Waiting) -> bytes:

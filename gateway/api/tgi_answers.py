@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.answers import Answer
-from gateway.api.receipts import headers_in, origin_headers, receipt_headers, receipt_lines
+from gateway.api.receipt_lines import headers_in, receipt_lines
+from gateway.api.receipts import origin_headers, receipt_headers
 from gateway.api.tgi_bodies import TgiBody, error_body
 from gateway.errors import GatewayError
 from gateway.routing import Origin
@@ -13,6 +14,7 @@ from gateway.schemas import RawTokens, Token
 from gateway.wire.tgi import data_event, stream_event, token_body
 
 _NO_ID: Final = 0  # where the engine does not number its tokens: TGI's clients need a number
+_THREE_DIGITS: Final = [f"{part:03d}" for part in range(1000)]
 _END: Final = Token("", None, None, special=True, last=True)
 
 
@@ -118,10 +120,12 @@ def _lines(inputs: str, answer: Answer) -> str:
     """TGI has seconds in ``x-compute-time``, and whole milliseconds in the others."""
     receipt, tokens, prompt_tokens = answer.receipt, answer.completion_tokens, answer.prompt_tokens
     total, inference = receipt.total_us, receipt.prefill_us + receipt.decode_us
+    digits = _THREE_DIGITS
     prompt = "" if prompt_tokens is None else f"x-prompt-tokens: {prompt_tokens}\r\n"
     return (
         f"x-compute-type: gateway\r\nx-compute-characters: {len(inputs)}\r\n"
-        f"x-compute-time: {total // 1_000_000}.{total % 1_000_000:06d}\r\n"
+        # Without a format: with one in it, the whole string is dear once this is compiled.
+        f"x-compute-time: {total // 1_000_000}.{digits[total // 1000 % 1000]}{digits[total % 1000]}\r\n"
         f"x-total-time: {total // 1000}\r\n"
         f"x-validation-time: {receipt.gateway_us // 1000}\r\n"
         f"x-queue-time: {(receipt.queue_us + receipt.load_us) // 1000}\r\n"

@@ -64,6 +64,7 @@ class FastPath:
         self._dice = Random()  # noqa: S311  an id of a request is no secret
         self._means = means
         self._line = means.generations
+        self._preparer = self._line.preparer
         self._manager = means.manager
         self._engines = engines
         self._keys = keys
@@ -105,7 +106,7 @@ class FastPath:
         try:
             if self._keys.asked_for:
                 self._keys.check(_text(headers, b"authorization"), _text(headers, b"x-api-key"))
-            request_id = known.request_id or f"{self._dice.getrandbits(64):016x}"
+            request_id = known.request_id or format(self._dice.getrandbits(64), "016x")
             head = Head(known, request_id, started)
             wish = self._readers[known.url](head, body, self._means)
             return None if wish is None else self._passage(client, wish, head)
@@ -122,7 +123,7 @@ class FastPath:
             return None
         key = self._settled.key(spec, asked, wish.said())
         settled = self._settled.find(key)
-        prepared = self._line.prepare_for(spec, asked, None if settled is None else settled.parameters)
+        prepared = self._preparer.prepare(spec, asked, None if settled is None else settled.parameters)
         prompt = prepared.prompt
         if not isinstance(prompt, Prompt):
             return None

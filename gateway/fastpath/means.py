@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.config import ModelSpec
 from gateway.journey import FigureBook
 from gateway.metrics import Metrics
-from gateway.preparing import GenerationRequest, Prepared
+from gateway.preparing import Preparer
 from gateway.routing import Routing
 from gateway.scenarios import ScenarioBook
 from gateway.schemas import Conversation, Prompt
@@ -22,9 +22,8 @@ class Desk(Protocol):
     def routing(self) -> Routing: ...
     @property
     def figures(self) -> FigureBook: ...
-    def prepare_for(
-        self, spec: ModelSpec, request: GenerationRequest, known: dict[str, Any] | None = None
-    ) -> Prepared: ...
+    @property
+    def preparer(self) -> Preparer: ...
     async def count_tokens(self, spec: ModelSpec, prompt: Prompt | Conversation) -> int | None: ...
 
 

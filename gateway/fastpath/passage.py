@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.answers import Answer, Receipt
 from gateway.api.context import error_response
-from gateway.api.receipts import header_lines
+from gateway.api.receipt_lines import header_lines
 from gateway.attempts import outcome_of
 from gateway.errors import GatewayError, InternalError
 from gateway.fastpath import accounts
@@ -122,8 +122,8 @@ class Passage:
         prepared, asked, path = self._prepared, self._wish.asked, self._path
         self._accounts.opened()
         path.entered(self)
-        self._url = url = self._ticket.visit()
         self._sent = perf_counter()
+        self._url = url = self._ticket.visit(self._sent)
         pushed = self._form.push(url, prepared.prompt.text, tokens=asked.stream, raw=True)
         push = self._push = Push(path.http, pushed, path.clocks(prepared.spec), self, path.alarms)
         push.begin(self._head.known.trace)
@@ -132,7 +132,7 @@ class Passage:
 
     def began(self) -> None:
         self._first_token = perf_counter()
-        self._ticket.heard()
+        self._ticket.heard(self._first_token)
         figures = self._accounts.figures
         figures.queue_s.observe(self._ticket.queue_s)
         figures.first_token_s.observe(self._first_token - self._sent)
@@ -201,8 +201,8 @@ class Passage:
         figures.tokens_out.value += tokens
 
     def _completed(self, done: Completed) -> None:
-        self._ticket.heard()
         finished = perf_counter()
+        self._ticket.heard(finished)
         answer = self._answer(done, finished)
         # Before anything is written: what cannot be counted is not answered.
         self._accounts.figures.ended(done, self._tokens, finished - self._first_token)
@@ -210,7 +210,7 @@ class Passage:
             self._write(self._wish.last(answer), _END)
         else:
             self._whole(answer)
-        self._ticket.left("answered")
+        self._ticket.left("answered", now=finished)
         self._ticket.close()
         total_s = perf_counter() - self._head.started
         self._accounts.succeeded(total_s)

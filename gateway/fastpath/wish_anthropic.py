@@ -12,7 +12,8 @@ from gateway.api import anthropic
 from gateway.api.anthropic_bodies import MessagesBody, request_of
 from gateway.api.bodies import parse
 from gateway.api.reading import Reader
-from gateway.api.receipts import header_lines, origin_headers, receipt_lines
+from gateway.api.receipt_lines import header_lines, receipt_lines
+from gateway.api.receipts import origin_headers
 from gateway.api.streams import SSE_HEADERS
 from gateway.errors import GatewayError
 from gateway.fastpath.means import Means

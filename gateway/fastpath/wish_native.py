@@ -8,7 +8,8 @@ from gateway.answers import Answer
 from gateway.api import native
 from gateway.api.bodies import parse
 from gateway.api.native import GenerateBody
-from gateway.api.receipts import header_lines, origin_headers, receipt_lines
+from gateway.api.receipt_lines import header_lines, receipt_lines
+from gateway.api.receipts import origin_headers
 from gateway.api.streams import SSE_HEADERS
 from gateway.errors import GatewayError
 from gateway.fastpath.means import Means

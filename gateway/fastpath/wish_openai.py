@@ -21,7 +21,8 @@ from gateway.api.openai_bodies import (
 )
 from gateway.api.openai_choices import numbered
 from gateway.api.reading import Ended, Reader, Said
-from gateway.api.receipts import header_lines, origin_headers, receipt_lines
+from gateway.api.receipt_lines import header_lines, receipt_lines
+from gateway.api.receipts import origin_headers
 from gateway.api.streams import SSE_HEADERS
 from gateway.config import ModelSpec
 from gateway.errors import GatewayError

@@ -9,8 +9,9 @@ from pydantic_core import to_json
 from gateway.answers import Answer
 from gateway.api import tgi, tgi_answers
 from gateway.api.names import model_asked
-from gateway.api.receipts import header_lines
+from gateway.api.receipt_lines import header_lines
 from gateway.api.streams import SSE_HEADERS
+from gateway.api.tgi_requests import request_for
 from gateway.errors import GatewayError
 from gateway.fastpath.means import Means
 from gateway.fastpath.tails import Tail, Tails
@@ -69,4 +70,4 @@ def _wish(head: Head, inputs: str, tail: Tail, means: Means, *, stream: bool) ->
     spec = routing.direct(name)
     if spec is None:
         return None
-    return TgiWish(inputs, tail, tgi.request_for(inputs, tail.given, Who(spec), head.started, stream=stream))
+    return TgiWish(inputs, tail, request_for(inputs, tail.given, Who(spec), head.started, stream=stream))

@@ -24,6 +24,7 @@ from gateway.upstream.connection import Connection
 from gateway.upstream.exchange import (
     END_OF_BODY_S,
     ERROR_BODY_BYTES,
+    EVENT_STREAM,
     TROUBLE,
     Answer,
     Call,
@@ -107,6 +108,7 @@ class Push:
         "_headed",
         "_held",
         "_http",
+        "_origin",
         "_over",
         "_reading",
         "_receiver",
@@ -143,7 +145,7 @@ class Push:
         self.deadline = self._deadlines.next(now)
         self._alarms.add(self)
         try:
-            self._request = self._http.request_bytes(
+            self._origin, self._request = self._http.request_bytes(
                 call.method, call.base_url, call.path, call.content, more
             )
         except TROUBLE as error:
@@ -169,7 +171,7 @@ class Push:
     # ------------------------------------------------------------ a connection
 
     def _connect(self) -> None:
-        pool, origin = self._http.pool, self._request.origin
+        pool, origin = self._http.pool, self._origin
         connection = pool.spare(origin)
         if connection is not None:
             self._send(connection)
@@ -198,7 +200,7 @@ class Push:
         self._connection = connection
         connection.listener = self
         try:
-            connection.send(self._request.data)
+            connection.send(self._request)
         except Exception as error:  # the event loop would note it, and nobody be told
             self._fault(error)
             return
@@ -253,7 +255,9 @@ class Push:
         self._headed = True
         if connection.status != _OK:
             self._refusal = bytearray()
-        elif (error := other_than_a_stream(connection.header("content-type"), self._call)) is not None:
+            return True
+        kind = connection.header("content-type")
+        if kind != EVENT_STREAM and (error := other_than_a_stream(kind, self._call)) is not None:
             raise error
         return True
 

@@ -124,9 +124,10 @@ class Reading:
         last = data[7 + begin : -2] if begin >= 0 else data[5:-2]
         if last.find(_UNFINISHED) >= 0 or last.find(b"\n") >= 0:
             return None
-        self.tokens = data.count(b"\n\ndata:") + 1
         try:
             event = object_of(last, self._call)
+            if details_of(event).get("generated_tokens") is None:
+                self.tokens = data.count(b"\n\ndata:") + 1  # which takes as long as all the rest
             completed = None if "error" in event else self._completed(event, _token_of(event))
         except (EngineError, KeyError, TypeError):
             completed = None  # what is wrong is said where events are read one by one

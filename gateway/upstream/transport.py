@@ -12,7 +12,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import httpx
 
@@ -109,11 +109,7 @@ class FastTransport(httpx.AsyncBaseTransport):
         tls: ssl.SSLContext | None = None,
         idle_s: float = _IDLE_CONNECTION_S,
     ) -> None:
-        self._pool = Pool(max_connections=max_connections, idle_s=idle_s, tls=tls)
-
-    @property
-    def pool(self) -> Pool:
-        return self._pool
+        self.pool = Pool(max_connections=max_connections, idle_s=idle_s, tls=tls)
 
     async def exchange(self, origin: Origin, request: bytes, connect_s: float | None) -> Incoming:
         """Write a whole request and block until the head of its answer is there.
@@ -122,7 +118,7 @@ class FastTransport(httpx.AsyncBaseTransport):
         without a byte of an answer was being closed as it was taken (llama.cpp's server does so after a
         hundred requests): the request goes to another one. A new connection has no such excuse.
         """
-        pool = self._pool
+        pool = self.pool
         while True:
             connection = await pool.take(origin, connect_s=connect_s, pool_s=connect_s)
             try:
@@ -142,7 +138,7 @@ class FastTransport(httpx.AsyncBaseTransport):
         limits = request.extensions.get("timeout", {})
         origin = _origin(request.url)
         while True:
-            connection = await self._pool.take(
+            connection = await self.pool.take(
                 origin, connect_s=limits.get("connect"), pool_s=limits.get("pool")
             )
             try:
@@ -157,7 +153,7 @@ class FastTransport(httpx.AsyncBaseTransport):
                     raise
             else:
                 break
-        incoming = Incoming(connection, self._pool)
+        incoming = Incoming(connection, self.pool)
         body = _Body(incoming, limits.get("read"))
         extensions = {"http_version": b"HTTP/1.1"}
         return httpx.Response(
@@ -165,7 +161,7 @@ class FastTransport(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        await self._pool.aclose()
+        await self.pool.aclose()
 
 
 class EngineHttp(httpx.AsyncClient):
@@ -174,12 +170,9 @@ class EngineHttp(httpx.AsyncClient):
     def __init__(self, transport: FastTransport) -> None:
         super().__init__(transport=transport, trust_env=False, follow_redirects=False, headers=_HEADERS)
         self._fast = transport
-        self._targets: dict[tuple[str, str, str], _Target] = {}
-
-    @property
-    def pool(self) -> Pool:
+        self.pool = transport.pool
         """For those who write requests themselves."""
-        return self._fast.pool
+        self._targets: dict[tuple[str, str, str], _Target] = {}
 
     async def open(
         self,
@@ -194,13 +187,13 @@ class EngineHttp(httpx.AsyncClient):
 
         Raises httpx.TransportError and httpx.InvalidURL.
         """
-        request = self.request_bytes(method, base_url, path, content, more)
-        return await self._fast.exchange(request.origin, request.data, connect_s)
+        origin, request = self.request_bytes(method, base_url, path, content, more)
+        return await self._fast.exchange(origin, request, connect_s)
 
     def request_bytes(
         self, method: str, base_url: str, path: str, content: bytes | None, more: Mapping[str, str]
-    ) -> RequestBytes:
-        """What ``open`` sends. Raises httpx.UnsupportedProtocol, LocalProtocolError and InvalidURL."""
+    ) -> tuple[Origin, bytes]:
+        """Where ``open`` sends what. Raises httpx.UnsupportedProtocol, LocalProtocolError and InvalidURL."""
         key = (method, base_url, path)
         target = self._targets.get(key)
         if target is None:
@@ -208,21 +201,14 @@ class EngineHttp(httpx.AsyncClient):
                 self._targets.clear()
             target = self._targets[key] = _target(method, base_url, path)
         if content is None:
-            return RequestBytes(target.origin, target.head + b"\r\n")
+            return target.origin, target.head + b"\r\n"
         data = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
             target.head,
             _lines([(name.encode(), value.encode()) for name, value in more.items()]) if more else b"",
             len(content),
             content,
         )
-        return RequestBytes(target.origin, data)
-
-
-class RequestBytes(NamedTuple):
-    """A whole request, and where it goes."""
-
-    origin: Origin
-    data: bytes
+        return target.origin, data
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,10 +106,10 @@ class Places:
             self.missed = model
             self._want(model, held)
             return None
-        number = held.free.pop()
-        ticket = Ticket(self, held.entry, number)
-        ticket.grant()
-        held.used[number] = self.now()
+        number, now = held.free.pop(), self.now()
+        ticket = Ticket(self, held.entry, number, now)
+        ticket.grant(now)
+        held.used[number] = now
         held.begun += 1
         if len(held.free) < held.least_free:
             held.least_free = len(held.free)

@@ -28,7 +28,7 @@ from gateway.journey import FigureBook
 from gateway.logs import AccessLog, configure_logging
 from gateway.main import envelope_of, pushing, scenario_book
 from gateway.metrics import Metrics
-from gateway.preparing import GenerationRequest, Prepared, prepare
+from gateway.preparing import Preparer
 from gateway.routing import Routing
 from gateway.scenarios import ScenarioBook
 from gateway.schemas import Conversation, Prompt
@@ -114,14 +114,8 @@ class _Desk:
         self.routing = Routing(registry, places)
         self.figures = FigureBook(metrics)
         self.engines = {kind: make(http) for kind, make in ENGINES.items()}
-        self._scenarios = scenarios
+        self.preparer = Preparer(scenarios, self._able)
         self._places = places
-
-    def prepare_for(
-        self, spec: ModelSpec, request: GenerationRequest, known: dict[str, Any] | None = None
-    ) -> Prepared:
-        capabilities.check(spec, request, lambda: self._able(spec))
-        return prepare(request, spec, self._scenarios, known)
 
     def _able(self, spec: ModelSpec) -> dict[str, bool | None]:
         return capabilities.of(spec, self.engines[spec.engine].capabilities(self._places.url(spec.id)))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.answers import Answer, Receipt
-from gateway.api.receipts import header_lines, receipt_body, receipt_headers, receipt_lines
+from gateway.api.receipt_lines import header_lines, receipt_lines
+from gateway.api.receipts import receipt_body, receipt_headers
 from gateway.api.tgi_answers import answer_headers, answer_lines
 from gateway.api.tgi_bodies import TgiBody
 from gateway.routing import Origin

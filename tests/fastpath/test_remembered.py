@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.bodies import parse
-from gateway.api.tgi import given_by
 from gateway.api.tgi_answers import details_asked
 from gateway.api.tgi_bodies import TgiBody
+from gateway.api.tgi_requests import given_by
 from gateway.config import ModelSpec
 from gateway.errors import InvalidRequest
 from gateway.fastpath import settled, tails
