@@ -276,7 +276,10 @@ class Connection(HttpToolsProtocol):
     def _take_known(self, fast: FastPath, data: bytes) -> bool:
         """Take a whole request whose head was read before. False, and nothing has happened, otherwise."""
         found = fast.heads.find(data)
-        if found is None or not self._begin(fast, *found):
+        if found is None:
+            return False
+        known, body = found
+        if not self._begin(fast, known, body):
             return False
         self._stop_expecting()
         if self.timeout_keep_alive_task is not None:

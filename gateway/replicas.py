@@ -116,13 +116,16 @@ class Replica:
         return self.on_trial and self.state is ReplicaState.EJECTED
 
 
-@dataclass(slots=True, eq=False)
 class Visit:
     """One request at one replica. ``ReplicaSet.leave`` ends it."""
 
-    replica: Replica
-    began: float
-    is_trial: bool
+    # Written out: mypyc leaves what a dataclass makes to the interpreter.
+    __slots__ = ("began", "is_trial", "replica")
+
+    def __init__(self, replica: Replica, began: float, is_trial: bool) -> None:
+        self.replica = replica
+        self.began = began
+        self.is_trial = is_trial
 
 
 class ReplicaSet:

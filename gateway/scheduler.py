@@ -147,7 +147,10 @@ class Scheduler:
         """Note the end of a request after which nothing is to be decided. False, and nothing has changed,
         otherwise."""
         request = self._requests.get(request_id)
-        if request is None or not request.model.ends_quietly(self._device(request.model)):
+        if request is None:
+            return False
+        device, returns = self._device(request.model), self._policy.return_to_default_after_s is not None
+        if not request.model.ends_quietly(device, returns=returns):
             return False
         del self._requests[request_id]
         request.model.let_go(request, now)
@@ -378,6 +381,8 @@ class Scheduler:
                 self._life.stop_now(model, now, model.reason)
 
     def _return_to_default(self, device: Device, now: float) -> None:
+        if self._policy.return_to_default_after_s is None:
+            return  # nobody asks since when it is quiet
         device.note_quiet(now)
         default = self._default
         at = return_at(device, default, self._policy)

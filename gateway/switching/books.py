@@ -24,17 +24,31 @@ STOPS_TO_WAIT_FOR = 3
 HOLDS_MEMORY = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING})
 
 
-@dataclass(slots=True, eq=False)
 class Request:
-    id: int
-    model: Model
-    arrived: float
-    due: float
-    """When a hand-over to its model must begin at the latest."""
-    deadline: float | None
-    priority: int
-    granted_at: float | None = None
-    number: int = 0  # of its place in the queue, in order of arrival
+    """``due``: when a hand-over to its model must begin at the latest. ``number``: of its place in the queue,
+    in order of arrival."""
+
+    # Written out: there is one for each request, and mypyc leaves what a dataclass makes to the interpreter.
+    __slots__ = ("arrived", "deadline", "due", "granted_at", "id", "model", "number", "priority")
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002  the field's name
+        model: Model,
+        arrived: float,
+        due: float,
+        deadline: float | None,
+        priority: int,
+        granted_at: float | None = None,
+    ) -> None:
+        self.id = id
+        self.model = model
+        self.arrived = arrived
+        self.due = due
+        self.deadline = deadline
+        self.priority = priority
+        self.granted_at = granted_at
+        self.number = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -133,16 +147,23 @@ class Model:
         request = Request(request_id, self, now, now, None, 0, now)
         book[request_id] = self.running[request_id] = request
 
-    def ends_quietly(self, device: Device) -> bool:
-        """Whether the end of one of its requests changes nothing for anybody: others go on running in it, and
-        nobody waits for a slot, or for room."""
-        if self.state is not State.READY or len(self.running) < 2:
+    def ends_quietly(self, device: Device, *, returns: bool) -> bool:
+        """Whether the end of one of its requests changes nothing for anybody: others go on running in it, or
+        nothing will happen for its being idle, and nobody waits for a slot, or for room.
+
+        ``returns``: after a quiet time the default model is brought back.
+        """
+        if self.state is not State.READY:
+            return False
+        if len(self.running) < 2 and (returns or self.policy.idle_timeout_s is not None):
             return False
         return not any(model.waiting or model.wanted_since is not None for model in device.models)
 
     def let_go(self, request: Request, now: float) -> None:
         """One of those that run has ended."""
         del self.running[request.id]
+        if self.idle:
+            self.idle_since = now
         if request.granted_at is not None:
             self.history.service.add(now - request.granted_at)
             self.history.occupancy.add(now - request.granted_at)

@@ -10,7 +10,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from gateway.errors import EngineError, InvalidRequest
 from gateway.schemas import Clocks
-from gateway.upstream.exchange import Call
+from gateway.upstream.calls import Call
 from gateway.wire.json import KEYS_ALONE
 
 
@@ -18,6 +18,8 @@ def json_body(body: Mapping[str, object] | str) -> bytes:
     """Compact JSON. Raises InvalidRequest for what JSON cannot hold."""
     try:
         quick = to_json(body)
+        if isinstance(body, str):
+            return quick
         if quick.find(b"NaN") < 0 and quick.find(b"Infinity") < 0:  # several times as quick as `in`
             return quick
     except (PydanticSerializationError, UnicodeError):

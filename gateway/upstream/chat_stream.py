@@ -10,9 +10,10 @@ from gateway.errors import GatewayError, InvalidRequest
 from gateway.schemas import Completed, FinishReason, Token
 from gateway.upstream.base import SuspectEngineError, Truncated
 from gateway.upstream.bodies import not_understood, object_of
+from gateway.upstream.calls import Call
 from gateway.upstream.chat_calls import Calls
 from gateway.upstream.chat_request import Chat
-from gateway.upstream.exchange import Call, DataStream
+from gateway.upstream.exchange import DataStream
 from gateway.upstream.openai_stream import OwnStops
 from gateway.upstream.openai_tokens import Counts, of_chat
 

@@ -16,11 +16,11 @@ from typing import Any, Final, Protocol
 import httpx
 
 from gateway.errors import EngineError, GatewayError
-from gateway.records import record
 from gateway.schemas import Clocks
 from gateway.trail import current
 from gateway.upstream.address import split_name
 from gateway.upstream.base import EngineUnreachable, Truncated
+from gateway.upstream.calls import Call
 from gateway.upstream.transport import EngineHttp
 from gateway.upstream.watch import Watch, clock_timeout
 from gateway.wire.sse import SseDecoder, SseOverflow
@@ -46,30 +46,6 @@ class Answer:
 
 
 Explain = Callable[[Answer], GatewayError]
-
-
-@record
-class Call:
-    """What is asked of an engine; ``content`` is JSON."""
-
-    method: str
-    base_url: str
-    path: str
-    content: bytes | None = None
-
-    def __str__(self) -> str:
-        return self.address
-
-    @property
-    def address(self) -> str:
-        """The address for people: without a user name or password that the URL may hold."""
-        where, name = split_name(self.base_url)
-        try:
-            url = httpx.URL(where)
-        except httpx.InvalidURL:
-            return "the engine's address"
-        place = f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}{url.path.rstrip('/')}{self.path}"
-        return f"{place} ({name})" if name else place
 
 
 class Response(Protocol):

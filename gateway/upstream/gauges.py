@@ -14,7 +14,8 @@ import httpx
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.upstream.bodies import within
-from gateway.upstream.exchange import Call, fetch
+from gateway.upstream.calls import Call
+from gateway.upstream.exchange import fetch
 
 EVERY_S: Final = 5.0
 TIMEOUT_S: Final = 2.0

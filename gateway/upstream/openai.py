@@ -18,8 +18,9 @@ from gateway.schemas import Clocks, Completed, Conversation, Prompt, Token, Toke
 from gateway.upstream import openai_chat, openai_flavours, openai_served
 from gateway.upstream.base import Capabilities, is_suspect
 from gateway.upstream.bodies import json_body, not_understood, object_of, within
+from gateway.upstream.calls import Call
 from gateway.upstream.chat_request import Chat
-from gateway.upstream.exchange import Call, fetch, open_stream
+from gateway.upstream.exchange import fetch, open_stream
 from gateway.upstream.openai_errors import error_of_answer
 from gateway.upstream.openai_request import UNKNOWN_ROOM_TOKENS, Asked, Served
 from gateway.upstream.openai_served import NO_SUCH_ROUTE, Place

@@ -14,10 +14,11 @@ from gateway.parameters import samples
 from gateway.schemas import Clocks, Completed, Conversation, Prompt, Token
 from gateway.upstream import openai_flavours
 from gateway.upstream.bodies import json_body, object_of, within
+from gateway.upstream.calls import Call
 from gateway.upstream.chat_calls import Calls
 from gateway.upstream.chat_request import Chat, message_body, streamed
 from gateway.upstream.chat_stream import ChatReading, opened
-from gateway.upstream.exchange import Call, fetch, open_stream
+from gateway.upstream.exchange import fetch, open_stream
 from gateway.upstream.openai_errors import error_of_answer, error_of_event
 from gateway.upstream.openai_flavours import OPENAI_FIELDS, Flavour
 from gateway.upstream.openai_request import Asked, Served

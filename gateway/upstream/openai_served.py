@@ -12,7 +12,8 @@ from gateway.errors import EngineError
 from gateway.schemas import Clocks
 from gateway.upstream import openai_flavours
 from gateway.upstream.bodies import json_body, not_understood, object_of
-from gateway.upstream.exchange import Answer, Call, fetch
+from gateway.upstream.calls import Call
+from gateway.upstream.exchange import Answer, fetch
 from gateway.upstream.openai_errors import error_of_answer
 from gateway.upstream.openai_flavours import BY_OWNER, LLAMA_CPP, OLLAMA, OTHER
 from gateway.upstream.openai_request import Served

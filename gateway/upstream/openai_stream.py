@@ -10,7 +10,8 @@ from gateway.errors import InvalidRequest
 from gateway.schemas import Completed, FinishReason, Token
 from gateway.upstream.base import SuspectEngineError, Truncated
 from gateway.upstream.bodies import not_understood, object_of
-from gateway.upstream.exchange import Call, DataStream
+from gateway.upstream.calls import Call
+from gateway.upstream.exchange import DataStream
 from gateway.upstream.openai_errors import error_of_event, is_error
 from gateway.upstream.openai_request import Asked
 from gateway.upstream.openai_tokens import Counts, tokens_of

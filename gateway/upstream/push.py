@@ -20,6 +20,7 @@ from gateway.records import record
 from gateway.schemas import Clocks, Completed, Piece
 from gateway.upstream.alarms import Alarms
 from gateway.upstream.base import Truncated
+from gateway.upstream.calls import Call
 from gateway.upstream.connection import Connection
 from gateway.upstream.exchange import (
     END_OF_BODY_S,
@@ -27,7 +28,6 @@ from gateway.upstream.exchange import (
     EVENT_STREAM,
     TROUBLE,
     Answer,
-    Call,
     Explain,
     other_than_a_stream,
     translated,
@@ -145,7 +145,7 @@ class Push:
         self.deadline = self._deadlines.next(now)
         self._alarms.add(self)
         try:
-            self._origin, self._request = self._http.request_bytes(
+            self._origin, self._request = self._http.targets.request(
                 call.method, call.base_url, call.path, call.content, more
             )
         except TROUBLE as error:

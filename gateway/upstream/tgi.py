@@ -13,8 +13,9 @@ from gateway.schemas import Clocks, Completed, Conversation, Piece, Prompt, Toke
 from gateway.upstream import tgi_chat
 from gateway.upstream.base import Capabilities
 from gateway.upstream.bodies import json_body, not_understood, object_of, within
+from gateway.upstream.calls import Call
 from gateway.upstream.chat_request import Chat
-from gateway.upstream.exchange import Answer, Call, DataStream, fetch, open_stream
+from gateway.upstream.exchange import Answer, DataStream, fetch, open_stream
 from gateway.upstream.tgi_errors import error_of_answer
 from gateway.upstream.tgi_stream import STREAM, Form, Reading, complete, details_of
 from gateway.wire.json import KEYS_ALONE

@@ -17,10 +17,11 @@ from gateway.errors import GatewayError, InvalidRequest, NotSupported
 from gateway.parameters import samples
 from gateway.schemas import ChatTurn, Clocks, Completed, Conversation, Token
 from gateway.upstream.bodies import json_body, object_of, within
+from gateway.upstream.calls import Call
 from gateway.upstream.chat_calls import Calls, listed, of_call, text_of_arguments
 from gateway.upstream.chat_request import Chat, call_body, message_body, streamed
 from gateway.upstream.chat_stream import ChatReading, opened
-from gateway.upstream.exchange import Call, fetch, open_stream
+from gateway.upstream.exchange import fetch, open_stream
 from gateway.upstream.tgi_errors import error_of_answer, error_of_chat_event
 
 PATH: Final = "/v1/chat/completions"

@@ -11,7 +11,8 @@ from gateway.records import record
 from gateway.schemas import Completed, FinishReason, Piece, RawTokens, Token
 from gateway.upstream.base import Truncated
 from gateway.upstream.bodies import json_body, not_understood, object_of
-from gateway.upstream.exchange import Answer, Call
+from gateway.upstream.calls import Call
+from gateway.upstream.exchange import Answer
 from gateway.upstream.push import Pushed
 from gateway.upstream.tgi_errors import error_of_answer, error_of_event
 

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from base64 import b64encode
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import httpx
 
-from gateway.upstream.address import split_name
 from gateway.upstream.connection import Connection
 from gateway.upstream.pool import Origin, Pool
+from gateway.upstream.targets import HEADERS, Targets, head_of, origin_of
 
 TransportKind = Literal["fast", "httpx"]
 
 # Below the 5 s after which common servers drop an idle connection, so that none is picked up as it dies.
 _IDLE_CONNECTION_S: Final = 4.0
-_HEADERS: Final = {"accept-encoding": "identity", "user-agent": "unified-llm-gateway"}
-_PORTS: Final = {"http": 80, "https": 443}
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD"})
-_TARGETS: Final = 512  # engines times routes, and some to spare
 
 
 def open_client(
@@ -56,7 +51,7 @@ def open_client(
         transport=transport or httpx.AsyncHTTPTransport(verify=tls or True, limits=limits, trust_env=False),
         trust_env=False,
         follow_redirects=False,
-        headers=_HEADERS,
+        headers=HEADERS,
     )
 
 
@@ -136,7 +131,7 @@ class FastTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         limits = request.extensions.get("timeout", {})
-        origin = _origin(request.url)
+        origin = origin_of(request.url)
         while True:
             connection = await self.pool.take(
                 origin, connect_s=limits.get("connect"), pool_s=limits.get("pool")
@@ -168,11 +163,11 @@ class EngineHttp(httpx.AsyncClient):
     """httpx's client over our transport, with a shorter way for those who need none of httpx."""
 
     def __init__(self, transport: FastTransport) -> None:
-        super().__init__(transport=transport, trust_env=False, follow_redirects=False, headers=_HEADERS)
+        super().__init__(transport=transport, trust_env=False, follow_redirects=False, headers=HEADERS)
         self._fast = transport
         self.pool = transport.pool
         """For those who write requests themselves."""
-        self._targets: dict[tuple[str, str, str], _Target] = {}
+        self.targets = Targets()
 
     async def open(
         self,
@@ -187,76 +182,13 @@ class EngineHttp(httpx.AsyncClient):
 
         Raises httpx.TransportError and httpx.InvalidURL.
         """
-        origin, request = self.request_bytes(method, base_url, path, content, more)
+        origin, request = self.targets.request(method, base_url, path, content, more)
         return await self._fast.exchange(origin, request, connect_s)
-
-    def request_bytes(
-        self, method: str, base_url: str, path: str, content: bytes | None, more: Mapping[str, str]
-    ) -> tuple[Origin, bytes]:
-        """Where ``open`` sends what. Raises httpx.UnsupportedProtocol, LocalProtocolError and InvalidURL."""
-        key = (method, base_url, path)
-        target = self._targets.get(key)
-        if target is None:
-            if len(self._targets) >= _TARGETS:
-                self._targets.clear()
-            target = self._targets[key] = _target(method, base_url, path)
-        if content is None:
-            return target.origin, target.head + b"\r\n"
-        data = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
-            target.head,
-            _lines([(name.encode(), value.encode()) for name, value in more.items()]) if more else b"",
-            len(content),
-            content,
-        )
-        return target.origin, data
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A route of an engine, and what every request to it begins with."""
-
-    origin: Origin
-    head: bytes
-
-
-def _target(method: str, base_url: str, path: str) -> _Target:
-    where, name = split_name(base_url)
-    url = httpx.URL(where.rstrip("/") + path)
-    host = {} if name is None else {"host": name}
-    headers = httpx.Request(method, url, headers={**_HEADERS, **host}).headers.raw
-    lines = [(name, value) for name, value in headers if name.lower() != b"content-length"]
-    if url.userinfo:
-        user = f"{url.username}:{url.password}".encode()
-        lines.append((b"authorization", b"Basic " + b64encode(user)))
-    return _Target(_origin(url), _head(method.encode(), url.raw_path, lines))
-
-
-def _origin(url: httpx.URL) -> Origin:
-    port = _PORTS.get(url.scheme)
-    if port is None:
-        raise httpx.UnsupportedProtocol(f"the address must begin with http:// or https://, not {url}")
-    if not url.host:
-        raise httpx.UnsupportedProtocol("the address names no host")
-    return Origin(url.raw_host.decode("ascii"), url.port or port, url.scheme == "https")
-
-
-def _head(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
-    if b"\r" in target or b"\n" in target:
-        raise httpx.LocalProtocolError("a header holds a line end")
-    return b"%b %b HTTP/1.1\r\n%b" % (method, target, _lines(headers))
-
-
-def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Headers as they stand in a head, each with its line end."""
-    lines = [b"%b: %b" % pair for pair in headers]
-    if any(b"\r" in line or b"\n" in line for line in lines):
-        raise httpx.LocalProtocolError("a header holds a line end")
-    return b"".join([b"%b\r\n" % line for line in lines])
 
 
 async def _send(connection: Connection, request: httpx.Request, write_s: float | None) -> None:
     """The whole request. An answer that comes before its end stops it, and costs the connection."""
-    head = _head(request.method.encode(), request.url.raw_path, request.headers.raw) + b"\r\n"
+    head = head_of(request.method.encode(), request.url.raw_path, request.headers.raw) + b"\r\n"
     headless = request.method == "HEAD"
     if isinstance(request.stream, httpx.ByteStream):
         connection.send(head + await request.aread(), headless=headless)

@@ -44,7 +44,7 @@ async def body_of(http: EngineHttp, server: WireServer) -> bytes:
 
 def busy(http: EngineHttp) -> int:
     """Connections that are neither idle nor gone."""
-    pool = http._fast._pool
+    pool = http.pool
     return len(pool._all) - sum(map(len, pool._idle.values())) + pool._making
 
 
@@ -66,7 +66,7 @@ async def test_a_cancelled_exchange_leaves_no_connection_behind(steps: int) -> N
         await asyncio.gather(task, return_exceptions=True)
         assert was_done or task.cancelled()
         assert await body_of(http, server) == b"hello"
-        kept = sum(map(len, http._fast._pool._idle.values()))
+        kept = sum(map(len, http.pool._idle.values()))
         await server.until_open(kept)
         assert busy(http) == 0
 
@@ -209,7 +209,7 @@ async def test_who_waits_for_a_connection_and_leaves_passes_it_on() -> None:
         first = await opened(http, server)
         second = asyncio.create_task(body_of(http, server))
         third = asyncio.create_task(body_of(http, server))
-        while len(http._fast._pool._waiting) < 2:
+        while len(http.pool._waiting) < 2:
             await asyncio.sleep(0)
         assert await first.read() == b"hello"
         await first.aclose()  # calls the second, which is cancelled before it comes
@@ -223,7 +223,7 @@ async def test_nobody_waits_for_a_connection_for_longer_than_asked() -> None:
         held = await opened(http, server)
         with pytest.raises(httpx.PoolTimeout):
             await opened(http, server, connect_s=0.05)
-        assert not http._fast._pool._waiting
+        assert not http.pool._waiting
         await held.aclose()
 
 
