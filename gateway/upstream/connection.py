@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
         "_buffered",
         "_chunks",
         "_close_delimited",
+        "_counted",
         "_failure",
         "_framing",
         "_headless",
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
         "headers",
         "idle_since",
         "listener",
+        "on_body",
         "origin",
         "reused",
         "status",
@@ -83,6 +85,9 @@ class Connection(asyncio.Protocol):
         self.busy = True
         self.listener: Listener | None = None
         self._transport: asyncio.Transport | None = None
+        self._chunks: list[bytes] = []
+        # What the parser calls with each part of a body. It asks for it once, so the list stays the same one.
+        self.on_body = self._chunks.append
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._poll: Callable[[int], list[tuple[int, int]]] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -101,8 +106,8 @@ class Connection(asyncio.Protocol):
         """Whether the whole answer is here, read or not."""
         self._close_delimited = False
         self._keep = True
-        self._chunks: list[bytes] = []
-        self._buffered = self._framing = 0
+        self._chunks.clear()
+        self._counted = self._buffered = self._framing = 0
 
     # ------------------------------------------------------------ for whoever asks
 
@@ -176,13 +181,14 @@ class Connection(asyncio.Protocol):
         chunks = self._chunks
         if not chunks:
             return b""
-        self._chunks = []
-        self._buffered = 0
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._counted = self._buffered = 0
         if self._paused:
             self._paused = False
             if not self._out().is_closing():
                 self._out().resume_reading()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return data
 
     def header(self, name: str) -> str:
         """One header of the answer, ``name`` in lower case; empty when there is none."""
@@ -273,6 +279,8 @@ class Connection(asyncio.Protocol):
             if not self.ended:
                 self._broken(str(error))
                 return
+        if len(self._chunks) > self._counted:
+            self._count()
         if self._framing > _FRAMING_BYTES:
             self._broken(
                 f"more than {_FRAMING_BYTES} bytes of headers or framing without a body between them"
@@ -350,18 +358,24 @@ class Connection(asyncio.Protocol):
             self._close_delimited = True
             self._keep = False
 
-    def on_body(self, body: bytes) -> None:
+    def on_message_complete(self) -> None:
+        if self.headed:
+            if not self.ended:
+                self._count()
+            self.ended = True
+            self._framing = 0
+
+    def _count(self) -> None:
+        """Note what has come of the body. What comes after its end belongs to nobody."""
+        chunks, counted = self._chunks, self._counted
         self._framing = 0
         if self.ended:
             self._keep = False
+            del chunks[counted:]
             return
-        self._chunks.append(body)
-        self._buffered += len(body)
-
-    def on_message_complete(self) -> None:
-        if self.headed:
-            self.ended = True
-            self._framing = 0
+        for chunk in chunks[counted:] if counted else chunks:
+            self._buffered += len(chunk)
+        self._counted = len(chunks)
 
 
 def _protocol_error(what: str) -> Callable[[], httpx.TransportError]:
