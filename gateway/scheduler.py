@@ -143,9 +143,9 @@ class Scheduler:
         self._device(record).note_use(record)
         return True
 
-    def ended_quietly(self, request_id: int, now: float) -> bool:
+    def ended_quietly(self, request_id: int, now: float, at: float | None = None) -> bool:
         """Note the end of a request after which nothing is to be decided. False, and nothing has changed,
-        otherwise."""
+        otherwise. ``at``: when a lent place was used the last time."""
         request = self._requests.get(request_id)
         if request is None:
             return False
@@ -153,7 +153,7 @@ class Scheduler:
         if not request.model.ends_quietly(device, returns=returns):
             return False
         del self._requests[request_id]
-        request.model.let_go(request, now)
+        request.model.let_go(request, now, at)
         return True
 
     def outlook(self, request_id: int, now: float) -> Outlook:
@@ -252,8 +252,7 @@ class Scheduler:
             model.history.service.add(now - request.granted_at)
             model.history.occupancy.add(now - request.granted_at)
         if model.idle:
-            at = event.at if isinstance(event, Finished) else None
-            model.idle_since = now if at is None else max(model.idle_since, at)
+            model.fell_idle(now, event.at if isinstance(event, Finished) else None)
         return (self._device(model),)
 
     # Decisions

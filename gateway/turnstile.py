@@ -68,7 +68,7 @@ class Turnstile:
     def closed(self, ticket_id: int, *, granted: bool, at: float | None = None) -> None:
         """A request ended, or its client left. ``at``: when a lent place was used the last time."""
         self.tickets.pop(ticket_id, None)
-        if granted and self._scheduler.ended_quietly(ticket_id, perf_counter()):
+        if granted and self._scheduler.ended_quietly(ticket_id, perf_counter(), at):
             return
         self._manager.report(Finished(ticket_id, at) if granted else Left(ticket_id))
 

@@ -219,3 +219,15 @@ def test_nothing_has_changed_where_the_short_way_is_refused() -> None:
     assert not desk.scheduler.ended_quietly(77, 2)
     assert not desk.scheduler.admit_at_once(2, "b", 0, 2)
     assert noted(desk.scheduler) == before
+
+
+@pytest.mark.parametrize("shortly", [False, True])
+def test_a_lent_place_that_comes_back_was_used_when_it_was_used(shortly: bool) -> None:
+    """Whose room is taken first hangs on it."""
+    desk = Desk([model("a", max_concurrent=2)]).resident("a")
+    assert desk.scheduler.lending.take(7, "a", 10)
+    if shortly:
+        assert desk.scheduler.ended_quietly(7, 20, 12)
+    else:
+        desk.say(20, Finished(7, 12))
+    assert desk.scheduler._models["a"].idle_since == 12

@@ -159,11 +159,15 @@ class Model:
             return False
         return not any(model.waiting or model.wanted_since is not None for model in device.models)
 
-    def let_go(self, request: Request, now: float) -> None:
-        """One of those that run has ended."""
+    def fell_idle(self, now: float, at: float | None) -> None:
+        """Its last request has ended. ``at``: of a place that was lent, when it was used the last time."""
+        self.idle_since = now if at is None else max(self.idle_since, at)
+
+    def let_go(self, request: Request, now: float, at: float | None) -> None:
+        """One of those that run has ended; ``at`` as above."""
         del self.running[request.id]
         if self.idle:
-            self.idle_since = now
+            self.fell_idle(now, at)
         if request.granted_at is not None:
             self.history.service.add(now - request.granted_at)
             self.history.occupancy.add(now - request.granted_at)
