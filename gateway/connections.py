@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic_core import to_json
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import is_ssl
 
 from gateway.api.context import error_body, new_request_id
-from gateway.cycles import UntilTheEnd, cycle_of
+from gateway.cycles import UntilTheEnd, cycle_of, locate
 from gateway.errors import GatewayError, HeadTooLarge, RequestTimeout
 from gateway.fastpath.entry import FastPath
 from gateway.fastpath.heads import Known
@@ -88,7 +89,10 @@ class Connection(HttpToolsProtocol):
     # ------------------------------------------------------------ clocks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        # As uvicorn's, but for the addresses of both ends: see ``locate``.
+        self.connections.add(self)
+        self.transport, self.flow = transport, FlowControl(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -189,6 +193,8 @@ class Connection(HttpToolsProtocol):
                 self._too_large()
 
     def on_message_begin(self) -> None:
+        if self.server is None:
+            locate(self)
         super().on_message_begin()
         self._in_head, self._in_body, self._head_bytes = True, False, 0
 
@@ -276,10 +282,7 @@ class Connection(HttpToolsProtocol):
     def _take_known(self, fast: FastPath, data: bytes) -> bool:
         """Take a whole request whose head was read before. False, and nothing has happened, otherwise."""
         found = fast.heads.find(data)
-        if found is None:
-            return False
-        known, body = found
-        if not self._begin(fast, known, body):
+        if found is None or not self._begin(fast, found[0], found[1]):
             return False
         self._stop_expecting()
         if self.timeout_keep_alive_task is not None:
@@ -361,6 +364,7 @@ class Connection(HttpToolsProtocol):
         """A passage could not answer: its request starts on the ordinary way."""
         if self._taken is None:
             raise RuntimeError("there is no request to hand over")
+        locate(self)
         cycle = cycle_of(self, *self._taken, passage, begun)
         if self.cycle is passage:  # type: ignore[comparison-overlap]
             self.cycle = cycle

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from gateway.fastpath.heads import Known
 from gateway.fastpath.passage import Passage
@@ -30,6 +32,16 @@ class UntilTheEnd(RequestResponseCycle):
             # uvicorn counts down to the end of a length that is known.
             self.expected_content_length = len(message.get("body", b""))
         await super().send(message)
+
+
+def locate(connection: HttpToolsProtocol) -> None:
+    """Ask for the addresses of both ends, if nobody has. Few requests are told them, and to ask costs more
+    than all else that a new connection takes."""
+    if connection.server is not None:
+        return
+    with contextlib.suppress(OSError):  # it is lost already
+        connection.client = get_remote_addr(connection.transport)
+        connection.server = get_local_addr(connection.transport)
 
 
 def cycle_of(

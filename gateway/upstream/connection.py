@@ -120,6 +120,9 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._failure is not None or not self._keep:
             return False
+        # Made for the first who comes again: many connections begin at once.
+        if self._poll is None:
+            self._poll = _poll_of(transport)
         return self._poll is None or not self._poll(0)
 
     @property
@@ -258,11 +261,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-            self._poll = poll.poll
 
     def data_received(self, data: bytes) -> None:
         if not self.busy or self._parser is None:
@@ -376,6 +374,16 @@ class Connection(asyncio.Protocol):
         for chunk in chunks[counted:] if counted else chunks:
             self._buffered += len(chunk)
         self._counted = len(chunks)
+
+
+def _poll_of(transport: asyncio.Transport) -> Callable[[int], list[tuple[int, int]]] | None:
+    """What tells whether anything has come; None where the system cannot say."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(select, "poll"):
+        return None
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return poll.poll
 
 
 def _protocol_error(what: str) -> Callable[[], httpx.TransportError]:
