@@ -121,7 +121,8 @@ def test_stub_driver_that_is_loaded_anew_is_read_again_without_a_restart(
     stub.shows(f"epoch 2\n{TWO}")
     receiver.until(1, "gpu_up", gpu="0")
     receiver.until(1, "gpu_up", gpu="1")
-    assert sidecar.faults == [
+    # It may have been loaded anew between two cards of one round: then the second has its own lines.
+    assert [line for line in sidecar.faults if " card " not in line.partition(":")[0]] == [
         f"WARNING NVML cannot be read: {UNKNOWN}",
         "WARNING NVML cannot be read: the NVIDIA driver is not loaded",
         BACK,
