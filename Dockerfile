@@ -16,7 +16,7 @@ RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf,required=false \
     --mount=type=secret,id=cabundle,target=/run/ca.crt,required=false \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
     python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
+ && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --timeout 60 --no-deps --require-hashes \
       -r /tmp/requirements.lock \
  && find /opt/venv -depth -type d -name __pycache__ -exec rm -rf {} +
 
@@ -26,7 +26,7 @@ RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf,required=false \
     --mount=type=secret,id=cabundle,target=/run/ca.crt,required=false \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
     python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
+ && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --timeout 60 --no-deps --require-hashes \
       -r /tmp/requirements.lock
 COPY gateway /app/gateway
 WORKDIR /app
@@ -68,7 +68,7 @@ COPY monitoring/gpu/requirements.lock ./
 RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf,required=false \
     --mount=type=secret,id=cabundle,target=/run/ca.crt,required=false \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
-    python3 -m pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
+    python3 -m pip install --no-cache-dir --disable-pip-version-check --timeout 60 --root-user-action=ignore \
       --break-system-packages --no-deps --require-hashes -r requirements.lock
 COPY monitoring/gpu/gpu_sidecar ./gpu_sidecar
 # The NVIDIA container toolkit puts the driver's management library in, and no more than that.

@@ -26,7 +26,7 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 echo "Installing from $lock"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --timeout 60 --no-deps --require-hashes -r "$lock"
 
 # llama.cpp's wheel uses the system's OpenMP library, which minimal images lack.
 if ! "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null && [ "$(uname)" = Linux ]; then

